@@ -1,0 +1,36 @@
+"""Whisper-family speech recognition with continuous batching; knows no HTTP and no files but checkpoints."""
+
+from babelrack.engine.engine import CONCURRENCY, Engine, EngineOptions, Load
+from babelrack.engine.errors import EngineError
+from babelrack.engine.weights import Precision
+from babelrack.engine.window import (
+    MAX_SECONDS,
+    Detected,
+    Event,
+    Listener,
+    Lost,
+    Spoken,
+    SpokenSegment,
+    Task,
+    Transcribed,
+    Window,
+)
+
+__all__ = [
+    "CONCURRENCY",
+    "MAX_SECONDS",
+    "Detected",
+    "Engine",
+    "EngineError",
+    "EngineOptions",
+    "Event",
+    "Listener",
+    "Load",
+    "Lost",
+    "Precision",
+    "Spoken",
+    "SpokenSegment",
+    "Task",
+    "Transcribed",
+    "Window",
+]

@@ -1,0 +1,216 @@
+"""Continuous batching over one to three checkpoints: one thread that schedules, runs and hands out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+import torch
+
+from babelrack.engine.errors import EngineError
+from babelrack.engine.memory import slot_bytes
+from babelrack.engine.runner import Runner
+from babelrack.engine.scheduler import Scheduler
+from babelrack.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from babelrack.engine.weights import Precision
+    from babelrack.engine.window import Listener, Window
+
+log = structlog.get_logger(__name__)
+
+# Windows in one batch, by the number of checkpoints that share the process.
+CONCURRENCY = {1: 128, 2: 64, 3: 48}
+_MAX_FAULTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the engine runs.
+
+    Attributes:
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: of torch's CPU kernels; None leaves torch's own choice.
+        memory_bytes: for keys and values of all checkpoints together; None takes a share of what the device has.
+        encode_seconds: of audio that one step may encode before it decodes again; None chooses by device.
+    """
+
+    device: str = "cpu"
+    precision: Precision = "auto"
+    threads: int | None = None
+    memory_bytes: int | None = None
+    encode_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Windows of one checkpoint in decode and waiting, and how many may be in decode."""
+
+    running: int
+    waiting: int
+    slots: int
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """One checkpoint's scheduler and runner."""
+
+    scheduler: Scheduler
+    runner: Runner
+    arrivals: deque[Sequence] = field(default_factory=deque)
+
+
+class Engine:
+    """Transcribes windows with the checkpoints it loaded.
+
+    `submit` may be called from any thread; listeners are called on the engine's own. A checkpoint's windows join and
+    leave its batch between decode steps; the checkpoints take turns.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Path], options: EngineOptions) -> None:
+        if len(checkpoints) not in CONCURRENCY:
+            raise EngineError(f"a process holds one to three checkpoints, not {len(checkpoints)}")
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self.device = torch.device(options.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise EngineError(f"device {options.device} was asked for, but this host has no usable CUDA device")
+        self.concurrency = CONCURRENCY[len(checkpoints)]
+        runners = {name: Runner(path, self.device, options.precision) for name, path in checkpoints.items()}
+        self.precision = next(iter(runners.values())).precision
+        share = (options.memory_bytes or _default_memory(self.device)) // len(runners)
+        encode_seconds = options.encode_seconds or (30.0 if self.device.type == "cpu" else 240.0)
+        self._lanes = {name: self._lane(name, runner, share, encode_seconds) for name, runner in runners.items()}
+        self._condition = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._faults = 0
+
+    def _lane(self, name: str, runner: Runner, share: int, encode_seconds: float) -> _Lane:
+        each = slot_bytes(runner.dimensions, runner.dtype)
+        slots = min(self.concurrency, share // each)
+        if slots < 1:
+            raise EngineError(
+                f"checkpoint {name} needs {each / 2**20:.0f} MiB of key-value memory a window and has "
+                f"{share / 2**20:.0f} MiB; give it more memory or load fewer checkpoints"
+            )
+        runner.allocate(slots)
+        return _Lane(Scheduler(slots, encode_seconds), runner)
+
+    @property
+    def healthy(self) -> bool:
+        """False once steps have failed several times in a row."""
+        return self._faults < _MAX_FAULTS
+
+    def languages(self, checkpoint: str) -> frozenset[str]:
+        """The languages that the checkpoint's vocabulary has tokens for."""
+        return frozenset(self._lanes[checkpoint].runner.vocabulary.languages)
+
+    def load(self, checkpoint: str) -> Load:
+        """How busy a checkpoint is."""
+        lane = self._lanes[checkpoint]
+        scheduler = lane.scheduler
+        return Load(scheduler.running, scheduler.waiting + len(lane.arrivals), scheduler.slots)
+
+    def submit(self, checkpoint: str, window: Window, listener: Listener) -> Sequence:
+        """Queue a window; the listener hears of it until `Transcribed` or `Lost`.
+
+        Raises:
+            EngineError: when the engine is stopped or the vocabulary lacks one of the window's languages.
+        """
+        lane = self._lanes[checkpoint]
+        vocabulary = lane.runner.vocabulary
+        unknown = [language for language in window.languages if language not in vocabulary.languages]
+        if unknown:
+            raise EngineError(f"the vocabulary of checkpoint {checkpoint} has no language {unknown[0]!r}")
+        sequence = Sequence(window, vocabulary, listener, lane.runner.dimensions.text_positions)
+        with self._condition:
+            if self._stopping:
+                raise EngineError("the engine is stopped")
+            lane.arrivals.append(sequence)
+            self._condition.notify()
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Stop caring for a window: it leaves the batch at the next step and its listener hears nothing more."""
+        sequence.cancelled = True
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the running step; windows that are left are lost, and told so."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        if self._thread is not None:
+            self._thread.join()
+        for lane in self._lanes.values():
+            self._take_arrivals(lane)
+            self._lose(lane, "the engine stopped")
+
+    def _run(self) -> None:
+        while not self._stopping:
+            if not self.step():
+                with self._condition:
+                    if not self._stopping and not any(lane.arrivals for lane in self._lanes.values()):
+                        self._condition.wait()
+
+    def step(self) -> bool:
+        """One step of every checkpoint that has work; returns whether any had."""
+        worked = False
+        for name, lane in self._lanes.items():
+            self._take_arrivals(lane)
+            if lane.scheduler.idle:
+                continue
+            worked = True
+            try:
+                self._advance(lane)
+                self._faults = 0
+            except Exception as error:  # a step that failed must not end the others, whatever it was
+                self._faults += 1
+                log.exception("step failed", checkpoint=name)
+                self._lose(lane, f"the engine failed on this batch: {type(error).__name__}")
+        return worked
+
+    def _take_arrivals(self, lane: _Lane) -> None:
+        while lane.arrivals:
+            lane.scheduler.add(lane.arrivals.popleft())
+
+    def _advance(self, lane: _Lane) -> None:
+        step = lane.scheduler.schedule()
+        if step.encode:
+            lane.runner.encode(step.encode)
+        if not step.decode:
+            return
+        for sequence, picked in zip(step.decode, lane.runner.decode(step.decode), strict=True):
+            if sequence.cancelled or picked is None:
+                continue
+            if sequence.said(*picked) and sequence.concluded():
+                lane.scheduler.finish(sequence)
+
+    def _lose(self, lane: _Lane, reason: str) -> None:
+        for sequence in lane.scheduler.drop_all():
+            if not sequence.cancelled:
+                sequence.fail(reason)
+
+
+def _default_memory(device: torch.device) -> int:
+    """Bytes for keys and values: most of what a GPU has left, half of a CPU host's memory."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.8)
+    return _host_memory() // 2
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,97 @@
+"""Which windows run, and which are encoded next: policy without tensors."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from babelrack.engine.sequence import Sequence
+
+_LOOK_AHEAD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do next: encode `encode` (all of one length), then decode one token of each of `decode`."""
+
+    encode: list[Sequence]
+    decode: list[Sequence]
+
+
+class Scheduler:
+    """Admits windows into free slots between decode steps.
+
+    The window that waits longest goes first; others of its length that wait near it are encoded with it, up to
+    `encode_seconds` of audio a step, so that a burst of admissions never stalls the running decodes for long.
+    """
+
+    def __init__(self, slots: int, encode_seconds: float) -> None:
+        self.slots = slots
+        self._encode_seconds = encode_seconds
+        self._free = list(range(slots))
+        self._waiting: deque[Sequence] = deque()
+        self._running: dict[int, Sequence] = {}
+
+    @property
+    def running(self) -> int:
+        """Windows that hold a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Windows that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._running
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a window behind those that wait."""
+        self._waiting.append(sequence)
+
+    def schedule(self) -> Step:
+        """The next step; cancelled windows leave first."""
+        for sequence in [s for s in self._running.values() if s.cancelled]:
+            self.finish(sequence)
+        if any(sequence.cancelled for sequence in self._waiting):
+            self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
+        encode = self._again() or self._admit()
+        return Step(encode, [s for s in self._running.values() if s in encode or not s.needs_audio])
+
+    def _again(self) -> list[Sequence]:
+        """A running window whose next try wants its audio encoded anew."""
+        return next(([sequence] for sequence in self._running.values() if sequence.needs_audio), [])
+
+    def _admit(self) -> list[Sequence]:
+        if not self._waiting or not self._free:
+            return []
+        length = self._waiting[0].seconds
+        room = min(len(self._free), max(1, int(self._encode_seconds / length)))
+        near = [self._waiting[i] for i in range(min(len(self._waiting), _LOOK_AHEAD))]
+        admitted = [sequence for sequence in near if sequence.seconds == length][:room]
+        for sequence in admitted:
+            self._waiting.remove(sequence)
+            # The lowest slot first, so that the slots in use stay together.
+            sequence.slot = heapq.heappop(self._free)
+            self._running[sequence.slot] = sequence
+        return admitted
+
+    def finish(self, sequence: Sequence) -> None:
+        """Free the slot of a window that ended."""
+        assert sequence.slot is not None  # noqa: S101
+        del self._running[sequence.slot]
+        heapq.heappush(self._free, sequence.slot)
+        sequence.slot = None
+
+    def drop_all(self) -> list[Sequence]:
+        """Give up every window, running or waiting; returns them."""
+        dropped = [*self._running.values(), *self._waiting]
+        for sequence in list(self._running.values()):
+            self.finish(sequence)
+        self._waiting.clear()
+        return dropped

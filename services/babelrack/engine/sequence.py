@@ -1,0 +1,249 @@
+"""A window on its way through the engine: what it has said, what it says next, what is tried when that looks wrong."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+from babelrack.engine import quality
+from babelrack.engine.tokens import TIMESTAMP_SECONDS, TextStream, Vocabulary
+from babelrack.engine.window import (
+    MAX_SECONDS,
+    Detected,
+    Listener,
+    Lost,
+    Spoken,
+    SpokenSegment,
+    Transcribed,
+    Window,
+)
+
+_MARGIN_SECONDS = 1.0
+_SHORTEST_SECONDS = 5.0
+_BUCKET_SECONDS = 1.0
+_LOOP_CHECK_TOKENS = 8
+_MAX_PROMPT_TOKENS = 223
+_numbers = itertools.count()
+
+
+def encoder_seconds(seconds: float) -> float:
+    """The length at which a window is encoded: its own, a margin of silence, rounded up to a bucket.
+
+    Without the margin a third of the windows never end; below 5 s the margin alone is not enough.
+    """
+    length = math.ceil((seconds + _MARGIN_SECONDS) / _BUCKET_SECONDS) * _BUCKET_SECONDS
+    return min(MAX_SECONDS, max(_SHORTEST_SECONDS, length))
+
+
+@dataclass(slots=True)
+class Draft:
+    """What one try has said so far; `logprobs` has one for each token."""
+
+    temperature: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    end_logprob: float = 0.0
+    whole: bool = True
+
+    @property
+    def avg_logprob(self) -> float:
+        """Mean over the tokens and the end."""
+        return (sum(self.logprobs) + self.end_logprob) / (len(self.logprobs) + 1)
+
+
+class Sequence:
+    """The decoding state of one window; the scheduler places it, the runner reads it, the engine moves it on.
+
+    Attributes:
+        slot: its place in key-value memory while it runs.
+        encoded: seconds at which the audio in that slot was encoded, 0 before.
+        position: tokens in the cache.
+        feed: tokens that the next step puts there.
+        start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
+        draft: what the try that runs has said.
+    """
+
+    def __init__(self, window: Window, vocabulary: Vocabulary, listener: Listener, text_positions: int) -> None:
+        self.number = next(_numbers)
+        self.window = window
+        self.listener = listener
+        self.cancelled = False
+        self.slot: int | None = None
+        self.encoded = 0.0
+        self.language = window.languages[0] if len(window.languages) == 1 else None
+        self._vocabulary = vocabulary
+        prompt = vocabulary.encode_prompt(window.prompt)[-_MAX_PROMPT_TOKENS:] if window.prompt else []
+        self._prompt = [vocabulary.start_of_previous, *prompt] if prompt else []
+        self._limit = quality.token_limit(window.seconds, text_positions - len(self._prompt) - 5)
+        own_length = encoder_seconds(window.seconds)
+        self._own_seconds = own_length
+        self._tries = quality.tries(window.temperature, fits=own_length < MAX_SECONDS)
+        self._tried = 0
+        self._best: Draft | None = None
+        self._stream = TextStream(vocabulary) if window.stream else None
+        self._spoken = 0
+        self.no_speech_prob = 0.0
+        self.draft = Draft(temperature=window.temperature)
+        self.position = 0
+        self.feed: list[int] = []
+        self.start_row: int | None = None
+        self._begin()
+
+    @property
+    def seconds(self) -> float:
+        """The length at which this try wants its audio encoded."""
+        return MAX_SECONDS if self._tries[self._tried].padded else self._own_seconds
+
+    @property
+    def needs_audio(self) -> bool:
+        """Whether the audio must be encoded before the next decode step."""
+        return self.encoded != self.seconds
+
+    @property
+    def detects(self) -> bool:
+        """Whether the next step detects the language instead of decoding a token."""
+        return self.language is None
+
+    def detected(self, language: str, probability: float) -> None:
+        """Go on in `language`."""
+        self.language = language
+        self.listener(Detected(language, probability))
+        self.feed = self._opening(language)
+
+    def said(self, token: int, logprob: float) -> bool:
+        """Take the next token; returns whether this try has ended."""
+        draft = self.draft
+        if token == self._vocabulary.end_of_text:
+            draft.end_logprob = logprob
+            return True
+        draft.tokens.append(token)
+        draft.logprobs.append(logprob)
+        self.feed = [token]
+        if len(draft.tokens) >= self._limit:
+            draft.whole = False
+            return True
+        if len(draft.tokens) % _LOOP_CHECK_TOKENS == 0 and self._loop_start() is not None:
+            return True
+        # What may be the start of a loop is not said aloud before it turns out not to be one.
+        if self._stream is not None and self._loop_start(_LOOP_CHECK_TOKENS) is None:
+            self._speak(last=False)
+        return False
+
+    def concluded(self) -> bool:
+        """Judge the try that ended; True when the listener has its answer, False when another try is begun."""
+        draft = self.draft
+        loop = self._loop_start()
+        if loop is not None:
+            # What it said once may be kept when no other try does better.
+            keep = max(loop, self._spoken)
+            del draft.tokens[keep:], draft.logprobs[keep:]
+            verdict: quality.Verdict = "loop"
+        elif not draft.whole:
+            verdict = "endless"
+        else:
+            verdict = quality.judge(self._vocabulary.text(draft.tokens), draft.avg_logprob, self.no_speech_prob)
+        best = self._best
+        better = best is None or (
+            verdict != "loop" and (draft.whole, draft.avg_logprob) > (best.whole, best.avg_logprob)
+        )
+        if better or verdict == "good" or self._spoken:
+            self._best = draft
+        last_try = self._tried + 1 == len(self._tries) or (verdict == "endless" and self._tries[self._tried].padded)
+        if verdict == "good" or last_try:
+            self._answer(self._best or draft)
+            return True
+        self._tried += 1
+        self._begin()
+        return False
+
+    def fail(self, reason: str) -> None:
+        """Tell the listener that there will be no answer."""
+        self.listener(Lost(reason))
+
+    def _begin(self) -> None:
+        """Start the current try from an empty cache; what was already spoken to the listener stays said."""
+        vocabulary = self._vocabulary
+        kept = self._spoken
+        previous = self.draft
+        self.draft = Draft(
+            temperature=self._tries[self._tried].temperature,
+            tokens=previous.tokens[:kept],
+            logprobs=previous.logprobs[:kept],
+        )
+        self.position = 0
+        self.feed = [*self._prompt, vocabulary.start_of_transcript]
+        self.start_row = len(self._prompt)
+        if self.language is not None:
+            self.feed += [*self._opening(self.language), *self.draft.tokens]
+
+    def _opening(self, language: str) -> list[int]:
+        vocabulary = self._vocabulary
+        timing = [] if self.window.timestamps else [vocabulary.no_timestamps]
+        return [vocabulary.languages[language], vocabulary.tasks[self.window.task], *timing]
+
+    def _loop_start(self, shortest: int = quality.SHORTEST_LOOP) -> int | None:
+        """Index into the draft's tokens where a loop begins; timestamps differ each time round and don't count."""
+        texts = [i for i, token in enumerate(self.draft.tokens) if not self._vocabulary.is_timestamp(token)]
+        start = quality.loop_start([self.draft.tokens[i] for i in texts], shortest)
+        return None if start is None else texts[start]
+
+    def _speak(self, *, last: bool) -> None:
+        assert self._stream is not None  # noqa: S101
+        text = self._stream.push(self.draft.tokens[self._spoken :], last=last)
+        self._spoken = len(self.draft.tokens)
+        if text:
+            self.listener(Spoken(text))
+
+    def _answer(self, draft: Draft) -> None:
+        assert self.language is not None  # noqa: S101
+        self.draft = draft
+        if self._stream is not None:
+            self._speak(last=True)
+        elif quality.is_silence(draft.avg_logprob, self.no_speech_prob):
+            draft.tokens, draft.logprobs = [], []
+        vocabulary = self._vocabulary
+        segments, rest = self._segments(draft)
+        text = vocabulary.text(draft.tokens)
+        self.listener(
+            Transcribed(
+                language=self.language,
+                text=text,
+                segments=segments,
+                logprobs=[
+                    logprob
+                    for token, logprob in zip(draft.tokens, draft.logprobs, strict=True)
+                    if token < vocabulary.end_of_text
+                ],
+                avg_logprob=draft.avg_logprob,
+                no_speech_prob=self.no_speech_prob,
+                compression_ratio=quality.compression_ratio(text),
+                temperature=draft.temperature,
+                tries=self._tried + 1,
+                truncated_at=None if draft.whole else rest,
+            )
+        )
+
+    def _segments(self, draft: Draft) -> tuple[list[SpokenSegment], float]:
+        """The draft cut at its timestamps, and the time at which the last closed segment ends."""
+        vocabulary = self._vocabulary
+        segments: list[SpokenSegment] = []
+        start, tokens, closed = 0.0, list[int](), 0.0
+
+        def close(end: float) -> None:
+            nonlocal start, tokens
+            if tokens:
+                end = min(max(end, start + TIMESTAMP_SECONDS), self.window.seconds)
+                segments.append(SpokenSegment(min(start, end), end, vocabulary.text(tokens), tokens))
+            start, tokens = end, []
+
+        for token in draft.tokens:
+            if not vocabulary.is_timestamp(token):
+                tokens.append(token)
+            elif tokens:
+                closed = min(vocabulary.seconds(token), self.window.seconds)
+                close(closed)
+            else:
+                start = min(vocabulary.seconds(token), self.window.seconds)
+        close(self.window.seconds)
+        return segments, closed

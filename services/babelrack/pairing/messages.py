@@ -1,0 +1,142 @@
+"""The messages between an API server and its model server, as JSON text frames.
+
+Audio travels beside them as binary frames: 16 kHz mono signed 16-bit little-endian PCM.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+SAMPLE_RATE = 16_000
+MAX_FRAME_BYTES = 64 * 1024
+
+Role = Literal["dedicated", "multilingual"]
+ModelStatus = Literal["starting", "healthy", "draining", "unhealthy"]
+
+
+class Message(BaseModel):
+    """A message of the pairing protocol; unknown fields are ignored so that both ends can be upgraded apart."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CheckpointHealth(Message):
+    """One loaded checkpoint and its load: `concurrency` slots, `active` requests in them, `queued` behind."""
+
+    name: str
+    role: Role
+    languages: list[str]
+    concurrency: int
+    active: int
+    queued: int
+
+
+class ModelHealth(Message):
+    """What `GET /health` of a model server answers."""
+
+    status: ModelStatus
+    reason: str | None = None
+    deployment: str
+    aggregator: str
+    engine: str
+    device: str
+    dtype: str
+    version: str
+    uptime_s: float
+    license: str | None = None
+    checkpoints: list[CheckpointHealth] = []
+
+
+class Request(Message):
+    """What is wanted of the audio that follows."""
+
+    request_id: str = Field(max_length=128)
+    deployment: str = Field(max_length=64)
+    language: str = Field(max_length=32)
+    task: Literal["transcribe", "translate"] = "transcribe"
+    prompt: str | None = Field(default=None, max_length=16_384)
+    temperature: float = Field(default=0.0, ge=0.0, le=1.0)
+    stream: bool = False
+
+
+class Accepted(Message):
+    """The request has its place; audio may follow."""
+
+    type: Literal["accepted"] = "accepted"
+    checkpoint: str
+
+
+class Refusal(Message):
+    """The request was not taken, and the socket closes."""
+
+    type: Literal["refused"] = "refused"
+    status: Literal[400, 503]
+    code: Literal["BAD_REQUEST", "LANGUAGE_NOT_ENABLED", "PAIRING", "OVERLOADED", "DRAINING", "STARTING", "UNHEALTHY"]
+    message: str
+    languages: list[str] = []
+    retry_after: int | None = None
+
+
+class LanguageDetected(Message):
+    """Sent once, before the first segment; `probability` is 1 where the language was given."""
+
+    type: Literal["language"] = "language"
+    language: str
+    checkpoint: str
+    probability: float
+
+
+class Delta(Message):
+    """Text as it is decoded; the deltas of a request concatenate to its transcript."""
+
+    type: Literal["delta"] = "delta"
+    text: str
+
+
+class Segment(Message):
+    """A stretch of speech with its times in seconds from the start of the audio."""
+
+    type: Literal["segment"] = "segment"
+    id: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int]
+    avg_logprob: float
+    no_speech_prob: float
+    compression_ratio: float
+    temperature: float
+
+
+class Done(Message):
+    """The whole answer; `duration` is that of the audio in seconds, `confidence` the mean token probability."""
+
+    type: Literal["done"] = "done"
+    language: str
+    checkpoint: str
+    text: str
+    duration: float
+    windows: int
+    confidence: float
+
+
+class Failed(Message):
+    """The request ended without an answer."""
+
+    type: Literal["error"] = "error"
+    code: Literal["ENGINE", "IDLE", "BAD_AUDIO"]
+    message: str
+
+
+class EndOfAudio(Message):
+    """The client has sent all of its audio."""
+
+    type: Literal["end"] = "end"
+
+
+ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
+_Any = Accepted | Refusal | LanguageDetected | Delta | Segment | Done | Failed
+
+server_message: TypeAdapter[_Any] = TypeAdapter(Annotated[_Any, Field(discriminator="type")])
