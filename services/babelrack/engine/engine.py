@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import structlog
 import torch
 
 from babelrack.engine.errors import EngineError
+from babelrack.engine.features import SAMPLE_RATE
 from babelrack.engine.memory import slot_bytes
 from babelrack.engine.runner import Runner
 from babelrack.engine.scheduler import Scheduler
 from babelrack.engine.sequence import Sequence
+from babelrack.engine.window import Lost, Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from babelrack.engine.weights import Precision
-    from babelrack.engine.window import Listener, Window
+    from babelrack.engine.window import Event, Listener
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,16 @@ class EngineOptions:
     encode_seconds: float | None = None
 
 
+@dataclass(slots=True)
+class Totals:
+    """What one checkpoint has done since it was loaded."""
+
+    windows: int = 0
+    audio_seconds: float = 0.0
+    retries: int = 0
+    tokens: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """Windows of one checkpoint in decode and waiting, and how many may be in decode."""
@@ -56,6 +69,7 @@ class Load:
     running: int
     waiting: int
     slots: int
+    totals: Totals
 
 
 @dataclass(eq=False, slots=True)
@@ -65,6 +79,7 @@ class _Lane:
     scheduler: Scheduler
     runner: Runner
     arrivals: deque[Sequence] = field(default_factory=deque)
+    totals: Totals = field(default_factory=Totals)
 
 
 class Engine:
@@ -117,7 +132,7 @@ class Engine:
         """How busy a checkpoint is."""
         lane = self._lanes[checkpoint]
         scheduler = lane.scheduler
-        return Load(scheduler.running, scheduler.waiting + len(lane.arrivals), scheduler.slots)
+        return Load(scheduler.running, scheduler.waiting + len(lane.arrivals), scheduler.slots, replace(lane.totals))
 
     def submit(self, checkpoint: str, window: Window, listener: Listener) -> Sequence:
         """Queue a window; the listener hears of it until `Transcribed` or `Lost`.
@@ -141,6 +156,23 @@ class Engine:
     def cancel(self, sequence: Sequence) -> None:
         """Stop caring for a window: it leaves the batch at the next step and its listener hears nothing more."""
         sequence.cancelled = True
+
+    def warm_up(self) -> None:
+        """Run each checkpoint once, so that the first request doesn't pay for what is set up lazily.
+
+        Raises:
+            EngineError: when a checkpoint loads but can't run.
+        """
+        for name, lane in self._lanes.items():
+            heard: list[Event] = []
+            language = next(iter(lane.runner.vocabulary.languages))
+            self.submit(name, Window(np.zeros(SAMPLE_RATE, dtype=np.int16), (language,)), heard.append)
+            while self.step():
+                pass
+            for event in heard:
+                if isinstance(event, Lost):
+                    raise EngineError(f"checkpoint {name} loads but can't run: {event.reason}")
+            lane.totals = Totals()
 
     def start(self) -> None:
         """Start the engine's thread."""
@@ -195,8 +227,15 @@ class Engine:
         for sequence, picked in zip(step.decode, lane.runner.decode(step.decode), strict=True):
             if sequence.cancelled or picked is None:
                 continue
-            if sequence.said(*picked) and sequence.concluded():
+            lane.totals.tokens += 1
+            if not sequence.said(*picked):
+                continue
+            if sequence.concluded():
                 lane.scheduler.finish(sequence)
+                lane.totals.windows += 1
+                lane.totals.audio_seconds += sequence.window.seconds
+            else:
+                lane.totals.retries += 1
 
     def _lose(self, lane: _Lane, reason: str) -> None:
         for sequence in lane.scheduler.drop_all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Protocol
 
 import torch
@@ -41,7 +42,10 @@ class Int8Linear:
         outputs = weight.shape[0]
         scales = weight.float().abs().amax(1).clamp_(min=1e-8).double() / self._WEIGHT_LEVELS
         zero_points = torch.zeros(outputs, dtype=torch.long)
-        quantised = torch.quantize_per_channel(weight.float(), scales, zero_points, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # torch is pinned; its successor to these tensors has no AVX2 kernel yet.
+            warnings.simplefilter("ignore", UserWarning)
+            quantised = torch.quantize_per_channel(weight.float(), scales, zero_points, 0, torch.qint8)
         self._packed = torch.ops.quantized.linear_prepack(quantised, None)
         self._row_sums = quantised.dequantize().sum(1)
         self._bias = bias.float() if bias is not None else None
@@ -49,14 +53,14 @@ class Int8Linear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        low, high = torch.aminmax(rows, dim=1, keepdim=True)
+        low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)  # aminmax is not vectorised
         middle = (low + high).mul_(0.5)
         half = (high - low).mul_(0.5).clamp_(min=1e-8)
         # The last row pins the range of the whole product to [-1, 1]: the quantiser then has one scale, always.
         unit = rows.new_empty(rows.shape[0] + 1, rows.shape[1])
-        torch.sub(rows, middle, out=unit[:-1]).div_(half)
+        torch.sub(rows, middle, out=unit[:-1]).mul_(half.reciprocal())
         unit[-1].fill_(1.0)[::2] = -1.0
-        product = torch.ops.quantized.linear_dynamic(unit, self._packed)[:-1]
+        product: torch.Tensor = torch.ops.quantized.linear_dynamic(unit, self._packed)[:-1]
         product.mul_(half).addcmul_(middle, self._row_sums)
         if self._bias is not None:
             product.add_(self._bias)

@@ -1,7 +1,8 @@
 """The Whisper encoder-decoder, for ragged batches over key-value slots.
 
-Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", section 2.2: two convolutions and pre-norm
-transformer blocks over log-mel frames; a decoder with causal self-attention and cross-attention; tied token embeddings.
+Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", section 2.2: two convolutions and
+pre-norm transformer blocks over log-mel frames; a decoder with causal self-attention and cross-attention; tied token
+embeddings.
 """
 
 from __future__ import annotations

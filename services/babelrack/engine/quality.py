@@ -44,7 +44,7 @@ def token_limit(seconds: float, positions: int) -> int:
 
 
 def loop_start(tokens: Sequence[int], shortest: int = SHORTEST_LOOP) -> int | None:
-    """Where the tail of `tokens` starts to say the same again, for `shortest` tokens and 3 times; None when it doesn't."""
+    """Where the tail of `tokens` starts to repeat itself, for `shortest` tokens and 3 times; None when it doesn't."""
     count = len(tokens)
     for period in range(1, min(_LONGEST_PERIOD, count // 2) + 1):
         repeated = 0

@@ -1,8 +1,8 @@
 """Picks the next token of each window under Whisper's rules.
 
-The rules for timestamps are those of Radford et al. 2022, section 2.3 and 4.5, as the reference decoder states them: they come in
-pairs around text, never go back, the first lies in the first second, and one is forced when all of them together are
-likelier than any text.
+The rules for timestamps are those of Radford et al. 2022, sections 2.3 and 4.5, as the reference decoder states them:
+they come in pairs around text, never go back, the first lies in the first second, and one is forced when all of them
+together are likelier than any text.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Sampler:
         return [float(p) for p in probabilities]
 
     def language(self, logits: torch.Tensor, languages: Rows[str]) -> tuple[str, float]:
-        """The likeliest of `languages` and its share among them, from logits [vocabulary] of the start of transcript."""
+        """The likeliest of `languages` and its share among them, from start-of-transcript `logits` [vocabulary]."""
         ids = torch.tensor([self._vocabulary.languages[language] for language in languages], device=self._device)
         shares = torch.softmax(logits[ids], 0)
         best = int(shares.argmax())

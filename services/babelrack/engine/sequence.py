@@ -142,7 +142,10 @@ class Sequence:
         elif not draft.whole:
             verdict = "endless"
         else:
-            verdict = quality.judge(self._vocabulary.text(draft.tokens), draft.avg_logprob, self.no_speech_prob)
+            text = self._vocabulary.text(draft.tokens)
+            verdict = quality.judge(text, draft.avg_logprob, self.no_speech_prob)
+            if self._best is not None and text == self._vocabulary.text(self._best.tokens):
+                verdict = "good"  # two tries that agree are believed: some people do repeat themselves
         best = self._best
         better = best is None or (
             verdict != "loop" and (draft.whole, draft.avg_logprob) > (best.whole, best.avg_logprob)

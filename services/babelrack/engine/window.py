@@ -47,7 +47,7 @@ class Window:
     @property
     def seconds(self) -> float:
         """Duration of the audio."""
-        return self.samples.shape[0] / SAMPLE_RATE
+        return len(self.samples) / SAMPLE_RATE
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,234 @@
+"""One request: audio is cut into windows, the windows are decoded side by side, the answers go out in order."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
+from babelrack.audio.windows import Window as Cut
+from babelrack.audio.windows import WindowCutter
+from babelrack.engine import Detected, Engine, Event, Lost, Spoken, Transcribed, Window
+from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from babelrack.engine.sequence import Sequence
+    from babelrack.model_server.routing import Route, Routing
+    from babelrack.pairing import ModelEvent, Request
+
+# Enough to fill a batch alone, few enough that a long file neither crowds out others nor holds much memory.
+_WINDOWS_IN_FLIGHT = 16
+_LEAST_REST_SECONDS = 1.0
+_SCRIPTS_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
+
+
+class EngineFailed(Exception):
+    """The engine lost a window of this request."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is known of one window, until its turn to be sent has come."""
+
+    start_s: float
+    said: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Transcription:
+    """Runs one request on the engine; `send` puts its events on the wire, in the order of time."""
+
+    def __init__(
+        self,
+        request: Request,
+        route: Route,
+        routing: Routing,
+        engine: Engine,
+        voice: VoiceActivity,
+        send: Callable[[ModelEvent], Awaitable[None]],
+    ) -> None:
+        self._request = request
+        self._routing = routing
+        self._engine = engine
+        self._send = send
+        self._cutter = WindowCutter(SpeechProbability(voice))
+        self._checkpoint = route.checkpoint
+        self._candidates = route.languages
+        self._language = route.languages[0] if len(route.languages) == 1 else None
+        self._probability = 1.0
+        self._room = asyncio.Semaphore(_WINDOWS_IN_FLIGHT)
+        self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
+        self._running: set[Sequence] = set()
+        self._windows = 0
+
+    async def run(self, audio: AsyncIterator[bytes]) -> None:
+        """Transcribe `audio` (s16le PCM in pieces) to its end; cancelling it takes its windows out of the batch.
+
+        Raises:
+            EngineFailed: when a window is lost.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._feed(audio, tasks))
+                tasks.create_task(self._tell())
+        except* EngineFailed as lost:
+            raise EngineFailed(str(lost.exceptions[0])) from None
+        finally:
+            for sequence in self._running:
+                self._engine.cancel(sequence)
+
+    async def _feed(self, audio: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
+        async for pcm in audio:
+            for cut in await asyncio.to_thread(self._cutter.push, pcm):
+                await self._begin(cut, tasks)
+        for cut in await asyncio.to_thread(self._cutter.flush):
+            await self._begin(cut, tasks)
+        self._parts.put_nowait(None)
+
+    async def _begin(self, cut: Cut, tasks: asyncio.TaskGroup) -> None:
+        await self._room.acquire()
+        part = _Part(cut.start_s)
+        self._parts.put_nowait(part)
+        self._windows += 1
+        decode = tasks.create_task(self._decode(cut, part))
+        if self._language is None:
+            await decode  # the windows after it wait to know the language
+
+    async def _decode(self, cut: Cut, part: _Part) -> None:
+        """Decode one window; what the decoder had no room for is decoded again from where it stopped."""
+        samples, offset = cut.samples, cut.start_s
+        timestamps = self._request.timestamps
+        while True:
+            answer = await self._transcribe(
+                Window(
+                    samples=samples,
+                    languages=(self._language,) if self._language else self._candidates,
+                    task=self._request.task,
+                    prompt=self._request.prompt,
+                    temperature=self._request.temperature,
+                    timestamps=timestamps,
+                    stream=self._request.stream,
+                ),
+                part,
+            )
+            rest = answer.truncated_at
+            if rest is None or self._request.stream:
+                self._keep(part, answer, offset, math.inf)
+                break
+            if not timestamps:
+                timestamps = True  # without them nobody knows where it stopped
+                continue
+            skipped = int(rest * SAMPLE_RATE)
+            if rest < _LEAST_REST_SECONDS or len(samples) - skipped < _LEAST_REST_SECONDS * SAMPLE_RATE:
+                self._keep(part, answer, offset, math.inf)
+                break
+            self._keep(part, answer, offset, rest)
+            samples, offset = samples[skipped:], offset + rest
+        part.whole.set()
+        part.news.set()
+        self._room.release()
+
+    async def _transcribe(self, window: Window, part: _Part) -> Transcribed:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+
+        def listen(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        sequence = self._engine.submit(self._checkpoint, window, listen)
+        self._running.add(sequence)
+        try:
+            while True:
+                match await events.get():
+                    case Detected(language, probability):
+                        self._language, self._probability = language, probability
+                        serving = self._routing.checkpoint(language)
+                        if serving != self._checkpoint:
+                            self._checkpoint = serving
+                            self._engine.cancel(sequence)
+                            return await self._transcribe(replace(window, languages=(language,)), part)
+                    case Spoken(text):
+                        part.said.append(text)
+                        part.news.set()
+                    case Transcribed() as answer:
+                        return answer
+                    case Lost(reason):
+                        raise EngineFailed(reason)
+        finally:
+            self._engine.cancel(sequence)
+            self._running.discard(sequence)
+
+    def _keep(self, part: _Part, answer: Transcribed, offset: float, until: float) -> None:
+        kept = [segment for segment in answer.segments if segment.end <= until]
+        part.segments += [
+            Segment(
+                id=0,
+                start=round(offset + segment.start, 3),
+                end=round(offset + segment.end, 3),
+                text=segment.text.strip(),
+                tokens=segment.tokens,
+                avg_logprob=answer.avg_logprob,
+                no_speech_prob=answer.no_speech_prob,
+                compression_ratio=answer.compression_ratio,
+                temperature=answer.temperature,
+            )
+            for segment in kept
+        ]
+        part.logprobs += answer.logprobs[: sum(len(segment.tokens) for segment in kept)]
+
+    async def _tell(self) -> None:
+        """Send what is known, window by window."""
+        text, said, logprobs, segments = "", "", list[float](), 0
+        told_language = False
+        while (part := await self._parts.get()) is not None:
+            first = True
+            while True:
+                await part.news.wait()
+                part.news.clear()
+                if not told_language and self._language is not None:
+                    await self._send_language()
+                    told_language = True
+                while part.said:
+                    spoken = part.said.pop(0)
+                    if first:
+                        spoken = self._joined(said, spoken.lstrip())
+                    first = first and not spoken
+                    said += spoken
+                    if spoken:
+                        await self._send(Delta(text=spoken))
+                if part.whole.is_set():
+                    break
+            for segment in part.segments:
+                await self._send(segment.model_copy(update={"id": segments}))
+                segments += 1
+                text += self._joined(text, segment.text)
+            logprobs += part.logprobs
+        if not told_language and self._language is not None:
+            await self._send_language()
+        await self._send(
+            Done(
+                language=self._language or self._request.language,
+                checkpoint=self._checkpoint,
+                text=said if self._request.stream else text,
+                duration=round(self._cutter.duration_s, 3),
+                windows=self._windows,
+                confidence=round(math.exp(sum(logprobs) / len(logprobs)), 4) if logprobs else 0.0,
+            )
+        )
+
+    async def _send_language(self) -> None:
+        assert self._language is not None  # noqa: S101
+        await self._send(
+            LanguageDetected(language=self._language, checkpoint=self._checkpoint, probability=self._probability)
+        )
+
+    def _joined(self, before: str, text: str) -> str:
+        separator = "" if self._language in _SCRIPTS_WITHOUT_SPACES else " "
+        return (separator if before and text else "") + text
