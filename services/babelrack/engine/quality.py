@@ -1,6 +1,7 @@
 """Tells a good decode from a loop or a guess, and says what to try next.
 
-The thresholds and the rising temperatures are those of Radford et al. 2022, section 4.5. Encoding a window at its own
+The thresholds and the rising temperatures are those of Radford et al. 2022, section 4.5, with fewer steps: a request in
+the wrong language fails every try, and must not cost its neighbours more than a few. Encoding a window at its own
 length instead of 30 s is not theirs: it is the first try, and what looks wrong is done again at full length.
 """
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 NO_SPEECH_PROBABILITY = 0.6
-_TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)
+_TEMPERATURES = (0.4, 0.8)
 _LONGEST_PERIOD = 32
 SHORTEST_LOOP = 24
 

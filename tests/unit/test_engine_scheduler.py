@@ -1,0 +1,132 @@
+"""The scheduler's promises, without tensors."""
+
+import random
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from babelrack.engine.scheduler import Scheduler
+
+
+@dataclass(eq=False)
+class Work:
+    """What the scheduler sees of a sequence."""
+
+    seconds: float
+    steps: int
+    retries: int = 0
+    slot: int | None = None
+    encoded: float = 0.0
+    cancelled: bool = False
+    decoded: int = field(default=0)
+
+    @property
+    def needs_audio(self):
+        return self.encoded != self.seconds
+
+
+def run_step(scheduler, budget):
+    """One step as the engine runs it; returns what ended."""
+    step = scheduler.schedule()
+    assert len({work.seconds for work in step.encode}) <= 1, "windows of one length are encoded together"
+    assert len(step.encode) <= 1 or sum(work.seconds for work in step.encode) <= budget
+    for work in step.encode:
+        work.encoded = work.seconds
+    ended = []
+    for work in step.decode:
+        assert work.slot is not None
+        assert not work.needs_audio
+        work.decoded += 1
+        if work.decoded < work.steps:
+            continue
+        if work.retries:
+            work.retries -= 1
+            work.decoded = 0
+            work.seconds = 30.0
+        else:
+            scheduler.finish(work)
+            ended.append(work)
+    return ended
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    slots=st.integers(1, 6),
+    budget=st.sampled_from([5.0, 12.0, 30.0, 60.0]),
+    windows=st.lists(
+        st.tuples(st.sampled_from([5.0, 6.0, 12.0, 30.0]), st.integers(1, 5), st.integers(0, 2)), max_size=30
+    ),
+    seed=st.integers(0, 2**16),
+)
+def test_no_window_is_lost_or_run_twice_and_the_budget_holds(slots, budget, windows, seed):
+    chance = random.Random(seed)
+    scheduler = Scheduler(slots, budget)
+    arriving = [Work(seconds, steps, retries) for seconds, steps, retries in windows]
+    everything = list(arriving)
+    ended, dropped = [], []
+    for _ in range(3000):
+        while arriving and chance.random() < 0.6:
+            scheduler.add(arriving.pop())
+        if chance.random() < 0.1 and everything:
+            chance.choice(everything).cancelled = True
+        if chance.random() < 0.01:
+            lost = scheduler.drop_all()  # a step that failed
+            assert len({id(work) for work in lost}) == len(lost)
+            dropped += lost
+        ended += run_step(scheduler, budget)
+        assert scheduler.running <= slots
+        held = [work.slot for work in everything if work.slot is not None]
+        assert len(held) == len(set(held)) == scheduler.running
+        if scheduler.idle and not arriving:
+            break
+    assert scheduler.idle, "every window is served in the end"
+    assert len({id(work) for work in ended}) == len(ended)
+    for work in everything:
+        assert work.slot is None
+        assert work.cancelled or work in ended or work in dropped
+
+
+def test_the_window_that_waits_longest_is_never_overtaken_for_good():
+    scheduler = Scheduler(slots=2, encode_seconds=30.0)
+    first = Work(30.0, 3)
+    scheduler.add(first)
+    for _ in range(50):
+        scheduler.add(Work(5.0, 3))
+    assert first in scheduler.schedule().encode
+
+
+def test_a_burst_is_admitted_in_parts_so_that_running_decodes_go_on():
+    scheduler = Scheduler(slots=64, encode_seconds=24.0)
+    running = Work(12.0, 1000)
+    scheduler.add(running)
+    run_step(scheduler, 24.0)
+    for _ in range(40):
+        scheduler.add(Work(12.0, 1000))
+    step = scheduler.schedule()
+    assert len(step.encode) == 2
+    assert running in step.decode
+
+
+def test_a_cancelled_window_frees_its_slot_at_the_next_step():
+    scheduler = Scheduler(slots=1, encode_seconds=30.0)
+    gone, next_one = Work(5.0, 1000), Work(5.0, 1)
+    scheduler.add(gone)
+    run_step(scheduler, 30.0)
+    scheduler.add(next_one)
+    gone.cancelled = True
+    assert run_step(scheduler, 30.0) == [next_one]
+
+
+def test_slots_in_use_stay_low_so_that_wide_attention_stays_narrow():
+    scheduler = Scheduler(slots=8, encode_seconds=1000.0)
+    batch = [Work(5.0, 100) for _ in range(8)]
+    for work in batch:
+        scheduler.add(work)
+    run_step(scheduler, 1000.0)
+    for work in batch[:4]:
+        scheduler.finish(work)
+    late = Work(5.0, 100)
+    scheduler.add(late)
+    scheduler.schedule()
+    assert late.slot == 0
