@@ -67,7 +67,7 @@ class ModelSession:
     async def end(self) -> None:
         """Say that all audio is sent."""
         try:
-            await self._connection.send(EndOfAudio().model_dump_json())
+            await self._connection.send(EndOfAudio(type="end").model_dump_json())
         except ConnectionClosed as error:
             raise ModelServerLost("the model server closed the connection while audio was being sent") from error
 

@@ -138,7 +138,7 @@ class Failed(Message):
 class EndOfAudio(Message):
     """The client has sent all of its audio."""
 
-    type: Literal["end"] = "end"
+    type: Literal["end"]
 
 
 ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
