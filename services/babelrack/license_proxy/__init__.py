@@ -1,0 +1,1 @@
+"""The licence proxy: validates offline, counts seats, adds usage up exactly once."""

@@ -1,0 +1,56 @@
+"""`python -m babelrack.license_proxy`."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from babelrack.credentials import CredentialError, read_credential
+from babelrack.license_proxy.app import create_app
+from babelrack.license_proxy.ledger import LedgerError
+from babelrack.license_proxy.settings import Settings
+from babelrack.logs import configure_logging
+
+
+def main() -> int:
+    """Run the licence proxy; 2 when its settings can't work, with a sentence."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part) for part in fault["loc"]).upper()
+            sys.stderr.write(f"licence proxy: {name + ': ' if name else ''}{fault['msg']}\n")
+        return 2
+    configure_logging("license_proxy", settings.log_level)
+    try:
+        app = create_app(settings, _license_key(settings))
+    except (CredentialError, LedgerError) as error:
+        sys.stderr.write(f"licence proxy: {error}\n")
+        return 2
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=512,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=10,
+    )
+    return 0
+
+
+def _license_key(settings: Settings) -> str | None:
+    if not settings.upstream_url:
+        return None
+    license_key = read_credential("license_key", file=settings.license_key_file, env="LICENSE_KEY")
+    if license_key is None:
+        raise CredentialError("UPSTREAM_URL needs the licence key, to hand usage on with; set LICENSE_KEY_FILE")
+    return license_key
+
+
+if __name__ == "__main__":
+    sys.exit(main())
