@@ -158,6 +158,15 @@ def test_memory_is_split_evenly_and_bounds_the_slots(checkpoint):
     tight.stop()
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_every_precision_reads_the_same(checkpoint, precision):
+    one = Engine({"base": checkpoint}, EngineOptions(threads=1, precision=precision))
+    assert one.precision == precision
+    one.start()
+    assert Heard(one, window("en-3s-a")).answer().text.strip() == "The library is open until late tonight."
+    one.stop()
+
+
 def test_refusals_say_what_is_wrong(checkpoint, engine):
     with pytest.raises(EngineError, match="one to three checkpoints, not 4"):
         Engine(dict.fromkeys("abcd", checkpoint), EngineOptions())

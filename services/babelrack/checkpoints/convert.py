@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import json
 import struct
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from babelrack.checkpoints.errors import CheckpointError
+from babelrack.checkpoints.layout import WEIGHTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _BINARY_VERSION = 6
 _SPEC = ("WhisperSpec", 3)
@@ -37,16 +40,30 @@ def convert_ctranslate2(source: Path, target: Path) -> None:
     `preprocessor_config.json` and `tokenizer.json` with the timestamp tokens that CTranslate2 leaves out.
 
     Raises:
-        CheckpointError: when `model.bin` is not a float Whisper model of a known revision.
+        CheckpointError: when `model.bin` is not a float Whisper model of a known revision, or a file can't be read or
+            written.
     """
+    try:
+        _convert(source, target)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or target}: {error.strerror or error}; check the path") from error
+    except KeyError as error:
+        raise CheckpointError(f"{source}: lacks {error}, which every Whisper model has; convert it anew") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source}: damaged or not a Whisper model ({error}); fetch it again") from error
+
+
+def _convert(source: Path, target: Path) -> None:
     variables = _read_variables(source / "model.bin")
     decoding = json.loads((source / "config.json").read_text())
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     tensors = _rename(variables)
-    target.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
-    _write_json(target / "config.json", _model_config(variables, tensors))
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind != "f":
+            raise CheckpointError(f"{source}: {name} is {tensor.dtype}, a quantised model; convert a float16 one")
     token_ids = _add_timestamp_tokens(tokenizer)
+    target.mkdir(parents=True, exist_ok=True)
+    _write_json(target / "config.json", _model_config(variables, tensors))
     _write_json(target / "tokenizer.json", tokenizer)
     _write_json(target / "generation_config.json", _generation_config(decoding, token_ids))
     _write_json(
@@ -66,6 +83,11 @@ def convert_ctranslate2(source: Path, target: Path) -> None:
             "return_attention_mask": False,
         },
     )
+    # Last and at once: a folder without weights is refused, one with half of them might not be.
+    weights = target / f".{WEIGHTS}.partial"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
+    weights.replace(target / WEIGHTS)
 
 
 def _read_variables(path: Path) -> dict[str, Array]:
@@ -86,10 +108,12 @@ def _read_variables(path: Path) -> dict[str, Array]:
             shape = _unpack(file, f"<{rank}I")
             dtype_id, size = _unpack(file, "<BI")
             if dtype_id not in _DTYPES:
-                raise CheckpointError(f"{path}: variable {name} has an unknown dtype {dtype_id}")
+                raise CheckpointError(
+                    f"{path}: variable {name} has an unknown dtype {dtype_id}; convert a float16 model"
+                )
             data = file.read(size)
             if len(data) != size:
-                raise CheckpointError(f"{path}: truncated inside variable {name}")
+                raise CheckpointError(f"{path}: truncated inside variable {name}; fetch it again")
             variables[name] = np.frombuffer(data, dtype=_DTYPES[dtype_id]).reshape(shape)
         return variables
 
@@ -99,7 +123,7 @@ def _unpack(file: BinaryIO, layout: str) -> tuple[int, ...]:
     try:
         return struct.unpack(layout, data)
     except struct.error as error:
-        raise CheckpointError(f"{file.name}: truncated header") from error
+        raise CheckpointError(f"{file.name}: truncated header; fetch it again") from error
 
 
 def _read_string(file: BinaryIO) -> str:
