@@ -219,6 +219,36 @@ async def test_clients_that_go_away_leave_nothing_behind(server):
     assert "library" in (await ask(server, clip("en-3s-a").samples()))[-1].text
 
 
+async def test_a_client_that_goes_away_while_it_is_held_back_is_noticed(server):
+    """With a long recording the server stops reading; a killed client leaves frames behind that nobody reads."""
+    long = recording(600, "en").samples.tobytes()
+    script = f"""
+import asyncio, sys
+from babelrack.pairing import ModelClient, Request
+
+async def main():
+    client = ModelClient("{server.client.base_url}", "indic")
+    async with client.transcribe(Request(request_id="gone", deployment="indic", language="en")) as session:
+        pcm = sys.stdin.buffer.read()
+        for start in range(0, len(pcm), {FRAME}):
+            await session.send(pcm[start : start + {FRAME}])
+
+asyncio.run(main())
+"""
+    client = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE)
+    feeding = asyncio.create_task(client.communicate(long))
+    async with asyncio.timeout(60):
+        while not server.health().json()["checkpoints"][0]["active"]:
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(3)
+    assert server.health().json()["checkpoints"][0]["active"] == 1, "it must be held back when it is killed"
+    client.kill()
+    await asyncio.gather(feeding, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while server.health().json()["checkpoints"][0]["active"]:
+            await asyncio.sleep(0.1)
+
+
 async def test_metrics_count_what_was_done(server):
     def read(name):
         metrics = httpx.get(f"http://127.0.0.1:{server.metrics_port}/metrics", trust_env=False).text

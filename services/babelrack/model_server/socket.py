@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import structlog
 from pydantic import ValidationError
@@ -15,7 +15,7 @@ from babelrack.model_server.admission import Overloaded
 from babelrack.model_server.routing import NotEnabled, Route
 from babelrack.model_server.transcription import EngineFailed, Transcription
 from babelrack.pairing import Accepted, Failed, Refusal, Request
-from babelrack.pairing.messages import MAX_FRAME_BYTES, EndOfAudio
+from babelrack.pairing.messages import MAX_FRAME_BYTES, EndOfAudio, Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 # 32 s of audio: a short clip is always wholly read, so that its client's going away is seen at once.
 _FRAMES_AHEAD = 16
 _REQUEST_SECONDS = 10
+_HEARTBEAT_SECONDS = 1
 _CLIENTS_FAULT = ("BAD_REQUEST", "LANGUAGE_NOT_ENABLED")
 _RETRY_SECONDS = {"OVERLOADED": 2, "DRAINING": 2, "STARTING": 5, "UNHEALTHY": 10, "PAIRING": 10}
 
@@ -126,16 +127,26 @@ async def _serve(
         except (EngineFailed, EngineError) as error:
             raise _Ended("ENGINE", str(error)) from error
 
-    listening = asyncio.create_task(_listen(socket, frames, server.settings.idle_seconds))
     working = asyncio.create_task(work())
+    watching = [
+        asyncio.create_task(_listen(socket, frames, server.settings.idle_seconds)),
+        asyncio.create_task(_beat(socket)),
+    ]
     try:
-        await asyncio.wait((listening, working), return_when=asyncio.FIRST_COMPLETED)
-        await (working if working.done() else listening)
+        done, _ = await asyncio.wait((working, *watching), return_when=asyncio.FIRST_COMPLETED)
+        await (working if working in done else done.pop())
     finally:
-        for task in (listening, working):
+        for task in (working, *watching):
             task.cancel()
-        await asyncio.gather(listening, working, return_exceptions=True)
+        await asyncio.gather(working, *watching, return_exceptions=True)
     await socket.close()
+
+
+async def _beat(socket: WebSocket) -> NoReturn:
+    """Write now and then: a client that goes away while it is held back, with frames unread, is noticed only so."""
+    while True:
+        await asyncio.sleep(_HEARTBEAT_SECONDS)
+        await _send(socket, Heartbeat())
 
 
 async def _listen(socket: WebSocket, frames: asyncio.Queue[bytes | None], idle_seconds: float) -> None:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from babelrack.pairing.messages import (
     Accepted,
     EndOfAudio,
+    Heartbeat,
     ModelEvent,
     ModelHealth,
     Refusal,
@@ -77,6 +78,8 @@ class ModelSession:
     async def __anext__(self) -> ModelEvent:
         try:
             message = server_message.validate_json(await self._connection.recv())
+            while isinstance(message, Heartbeat):
+                message = server_message.validate_json(await self._connection.recv())
         except ConnectionClosed as error:
             if error.rcvd is not None and error.rcvd.code == 1000:
                 raise StopAsyncIteration from None

@@ -127,6 +127,12 @@ class Done(Message):
     confidence: float
 
 
+class Heartbeat(Message):
+    """Sent each second that a request runs; it tells the sender whether the client is still there."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+
+
 class Failed(Message):
     """The request ended without an answer."""
 
@@ -142,6 +148,6 @@ class EndOfAudio(Message):
 
 
 ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
-_Any = Accepted | Refusal | LanguageDetected | Delta | Segment | Done | Failed
+_Any = Accepted | Refusal | LanguageDetected | Delta | Segment | Done | Heartbeat | Failed
 
 server_message: TypeAdapter[_Any] = TypeAdapter(Annotated[_Any, Field(discriminator="type")])

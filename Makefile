@@ -1,0 +1,51 @@
+# `make` alone lists the targets. Each of them sets up first; set-up that is done takes a second.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
+# Threads that spin while they wait cost the other processes of a small machine a third of their throughput.
+export OMP_WAIT_POLICY := PASSIVE
+
+WORKERS ?= 2
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Debian packages, .venv, the demo's checkpoint (DEMO_CHECKPOINT=URL for another)
+	@setup/setup.sh
+
+.PHONY: demo
+demo: setup ## Two packs, five languages, through nginx; then everything is down again
+	@python demo/demo.py
+
+.PHONY: test
+test: lint ## Lint, unit tests, then service tests with real processes (ARGS="-k words" for pytest)
+	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
+	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+.PHONY: lint
+lint: setup ## ruff, mypy, yamllint
+	@ruff check
+	ruff format --check
+	mypy
+	git ls-files --cached --others --exclude-standard -z -- '*.yml' '*.yaml' | xargs --null --no-run-if-empty yamllint --strict
+
+.PHONY: bench
+bench: setup ## Measure against peers, side by side (VLLM=1 adds vLLM)
+	@python -m bench
+
+.PHONY: lock
+lock: ## Write requirements.lock from the .venv
+	@setup/lock.sh
+
+.PHONY: clean
+clean: ## Stop what `babelrack up` left running here, and remove what the project made
+	@if [[ -x .venv/bin/babelrack && -d .babelrack ]]; then .venv/bin/babelrack down; fi
+	rm -rf .venv .cache .babelrack .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis dist
+	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +
