@@ -227,9 +227,9 @@ import asyncio, sys
 from babelrack.pairing import ModelClient, Request
 
 async def main():
+    pcm = sys.stdin.buffer.read()
     client = ModelClient("{server.client.base_url}", "indic")
     async with client.transcribe(Request(request_id="gone", deployment="indic", language="en")) as session:
-        pcm = sys.stdin.buffer.read()
         for start in range(0, len(pcm), {FRAME}):
             await session.send(pcm[start : start + {FRAME}])
 
