@@ -65,21 +65,24 @@ def test_an_int8_layer_is_close_to_its_float_weights():
     assert error < 0.02
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_wide_attention_equals_attention_slot_by_slot(runner, seed):
-    """The kernel that a GPU uses and the one that a CPU uses give the same."""
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_attention_of_a_batch_equals_attention_slot_by_slot(runner, seed, device):
+    """Slots side by side go through one kernel, by the rules of a CPU or of a GPU; none sees another's positions."""
     torch.manual_seed(seed)
-    each = KeyValueMemory(runner.dimensions, 6, CPU, torch.float32)
-    wide = KeyValueMemory(runner.dimensions, 6, CPU, torch.float32)
-    wide._wide = True
+    together = KeyValueMemory(runner.dimensions, 6, CPU, torch.float32)
+    if device == "gpu":
+        together._wide, together._alike = True, 0.0
+    apart = KeyValueMemory(runner.dimensions, 6, CPU, torch.float32)
+    apart._joins = lambda *_: False
     width = runner.dimensions.width
-    slots = torch.randperm(6)[:4].tolist()
+    slots = sorted(torch.randperm(6)[:5].tolist())
     for slot in slots:
-        audio = torch.randn(2, 1, int(torch.randint(5, 60, ())), width)
-        for memory in (each, wide):
+        audio = torch.randn(2, 1, int(torch.randint(40, 60, ())), width)
+        for memory in (together, apart):
             memory.write_audio(0, [slot], *audio)
     positions = dict.fromkeys(slots, 0)
-    for _ in range(4):
+    for _ in range(5):
         spans, rows = [], 0
         for slot in slots:
             count = int(torch.randint(1, 4, ())) if positions[slot] == 0 else 1
@@ -89,7 +92,7 @@ def test_wide_attention_equals_attention_slot_by_slot(runner, seed):
         query, key, value = torch.randn(3, rows, width)
         for call in ("attend_text", "attend_audio"):
             arguments = (0, spans, query, key, value) if call == "attend_text" else (0, spans, query)
-            torch.testing.assert_close(getattr(each, call)(*arguments), getattr(wide, call)(*arguments))
+            torch.testing.assert_close(getattr(together, call)(*arguments), getattr(apart, call)(*arguments))
 
 
 def test_attention_is_that_of_the_textbook(runner):

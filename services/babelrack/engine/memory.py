@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from babelrack.engine.dimensions import Dimensions
 
@@ -38,8 +40,8 @@ def slot_bytes(dimensions: Dimensions, dtype: torch.dtype) -> int:
 class KeyValueMemory:
     """Preallocated keys and values; attention reads them in place.
 
-    Layout: for each layer `[slots, heads, positions, width / heads]`. Pages of slots that were never used cost nothing
-    on a CPU, since the memory is not touched before.
+    Layout: for each layer `[slots, heads, positions, width / heads]`, zero at first, so that what a mask hides is never
+    NaN. Pages of slots that were never used cost nothing on a CPU, since the kernel hands out zeros only when asked.
     """
 
     def __init__(self, dimensions: Dimensions, slots: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -48,7 +50,7 @@ class KeyValueMemory:
 
         def allocate(positions: int) -> list[torch.Tensor]:
             shape = (slots, heads, positions, head_width)
-            return [torch.empty(shape, device=device, dtype=dtype) for _ in range(dimensions.decoder_layers)]
+            return [_zeros(shape, device, dtype) for _ in range(dimensions.decoder_layers)]
 
         self.slots = slots
         self._heads = heads
@@ -57,8 +59,9 @@ class KeyValueMemory:
         self._cross_keys = allocate(dimensions.audio_positions)
         self._cross_values = allocate(dimensions.audio_positions)
         self._audio_lengths = [0] * slots
-        # A GPU wants one wide kernel; a CPU reads each window's own rows and nothing else.
+        # A GPU wants few wide kernels, whatever they read in vain; a CPU reads little in vain.
         self._wide = device.type != "cpu"
+        self._alike = 0.0 if self._wide else 0.8
 
     def write_audio(self, layer: int, slots: Sequence[int], keys: torch.Tensor, values: torch.Tensor) -> None:
         """Keep the cross-attention keys and values [windows, positions, width] of `layer`, a window a slot."""
@@ -104,43 +107,64 @@ class KeyValueMemory:
     ) -> torch.Tensor:
         """Attention of `queries` [heads, rows, head width] by span; the result is [rows, width]."""
         result = torch.empty_like(queries)
-        single = [index for index, span in enumerate(spans) if span.last - span.first == 1]
-        wide = single if self._wide and len(single) > 1 else []
-        if wide:
-            self._attend_wide([spans[i] for i in wide], queries, keys, values, [lengths[i] for i in wide], result)
-        done = set(wide)
-        for index, (span, length) in enumerate(zip(spans, lengths, strict=True)):
-            if index in done:
-                continue
-            query = queries[None, :, span.first : span.last]
-            key, value = keys[span.slot, None, :, :length], values[span.slot, None, :, :length]
-            mask = _causal(span, length, queries) if causal and span.last - span.first > 1 else None
-            result[:, span.first : span.last] = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)[0]
+        for run in self._runs(spans, lengths):
+            part, longest = spans[run], max(lengths[run])
+            first, last = part[0], part[-1]
+            rows = slice(first.first, last.last)
+            if len(part) == 1:
+                key, value = keys[first.slot, None, :, :longest], values[first.slot, None, :, :longest]
+                mask = _causal(first, longest, queries) if causal and rows.stop - rows.start > 1 else None
+                attended = F.scaled_dot_product_attention(queries[None, :, rows], key, value, attn_mask=mask)[0]
+            else:
+                slots = slice(first.slot, last.slot + 1)
+                query = queries[:, rows].transpose(0, 1).unsqueeze(2)
+                key, value = keys[slots, :, :longest], values[slots, :, :longest]
+                mask = _within(lengths[run], longest, queries)
+                attended = self._attend_one_row(query, key, value, mask).squeeze(2).transpose(0, 1)
+            result[:, rows] = attended
         return result.transpose(0, 1).reshape(result.shape[1], -1)
 
-    def _attend_wide(
-        self,
-        spans: Sequence[Span],
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        lengths: Sequence[int],
-        result: torch.Tensor,
-    ) -> None:
-        """One row a span in one kernel over slots 0 to the highest in use, so that nothing is copied."""
-        device = queries.device
-        high, longest = max(span.slot for span in spans) + 1, max(lengths)
-        slots = torch.tensor([span.slot for span in spans], device=device)
-        rows = torch.tensor([span.first for span in spans], device=device)
-        by_slot = queries.new_zeros(high, queries.shape[0], 1, queries.shape[2])
-        by_slot[slots] = queries[:, rows].transpose(0, 1).unsqueeze(2)
-        valid = torch.ones(high, dtype=torch.long, device=device)
-        valid[slots] = torch.tensor(lengths, device=device)
-        mask = torch.arange(longest, device=device) < valid[:, None]
-        attended = F.scaled_dot_product_attention(
-            by_slot, keys[:high, :, :longest], values[:high, :, :longest], attn_mask=mask[:, None, None]
-        )
-        result[:, rows] = attended[slots].squeeze(2).transpose(0, 1)
+    def _runs(self, spans: Sequence[Span], lengths: Sequence[int]) -> Iterator[slice]:
+        """Neighbours of one row each, in neighbouring slots and of like length, go through one kernel."""
+        start = 0
+        for index in range(1, len(spans) + 1):
+            if index < len(spans) and self._joins(spans, lengths, start, index):
+                continue
+            yield slice(start, index)
+            start = index
+
+    def _joins(self, spans: Sequence[Span], lengths: Sequence[int], start: int, index: int) -> bool:
+        before, after = spans[index - 1], spans[index]
+        single = after.last - after.first == before.last - before.first == 1
+        alike = min(lengths[start], lengths[index]) >= self._alike * max(lengths[start], lengths[index])
+        return single and after.slot == before.slot + 1 and alike
+
+    def _attend_one_row(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Attention of one row a slot, `query` [slots, heads, 1, head width]."""
+        if self._wide:
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        # On a CPU a product of matrices reads the memory faster than the fused kernel does for a single row.
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(2, 3))
+        if mask is not None:
+            scores.masked_fill_(~mask, -torch.inf)
+        return torch.matmul(torch.softmax(scores, -1), value)
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that, on a CPU, take no memory before they are written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+
+
+def _within(lengths: Sequence[int], longest: int, like: torch.Tensor) -> torch.Tensor | None:
+    """Which positions each slot has: bool [slots, 1, 1, longest], or None when all have all."""
+    if min(lengths) == longest:
+        return None
+    valid = torch.tensor(lengths, device=like.device)
+    return (torch.arange(longest, device=like.device) < valid[:, None])[:, None, None]
 
 
 def _causal(span: Span, length: int, like: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ _LOOK_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do next: encode `encode` (all of one length), then decode one token of each of `decode`."""
+    """What to do next: encode `encode` (all of one length), then decode a token of each of `decode`, in slot order."""
 
     encode: list[Sequence]
     decode: list[Sequence]
@@ -61,7 +61,8 @@ class Scheduler:
         if any(sequence.cancelled for sequence in self._waiting):
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
         encode = self._again() or self._admit()
-        return Step(encode, [s for s in self._running.values() if s in encode or not s.needs_audio])
+        decode = [sequence for sequence in self._running.values() if sequence in encode or not sequence.needs_audio]
+        return Step(encode, sorted(decode, key=lambda sequence: sequence.slot or 0))
 
     def _again(self) -> list[Sequence]:
         """A running window whose next try wants its audio encoded anew."""

@@ -1,0 +1,75 @@
+"""What was measured, and its file `bench/results/latest.json`."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.accuracy import Accuracy
+from bench.checkpoints import ROOT
+from bench.isolation import Isolation
+from bench.long_file import LongFile
+from bench.machine import Machine, machine
+from bench.resources import Resources
+from bench.throughput import Cell
+
+LATEST = ROOT / "bench" / "results" / "latest.json"
+
+
+@dataclass
+class Results:
+    """One run on one machine; what wasn't measured is empty or None, and `failed` says of a system why.
+
+    `versions` are those of the packages by name; `quick` means that the numbers only show that it works.
+    """
+
+    date: str
+    machine: Machine
+    threads: int
+    quick: bool
+    versions: dict[str, str] = field(default_factory=dict)
+    throughput: list[Cell] = field(default_factory=list)
+    accuracy: list[Accuracy] = field(default_factory=list)
+    long_file: list[LongFile] = field(default_factory=list)
+    resources: Resources | None = None
+    isolation: Isolation | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def now(cls, threads: int, *, quick: bool) -> "Results":
+        """Return the empty results of a run that starts here and now."""
+        return cls(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), machine(), threads, quick)
+
+    @classmethod
+    def read(cls, path: Path = LATEST) -> "Results":
+        """Return the results of the last run that was kept."""
+        written = json.loads(path.read_text())
+        return cls(
+            date=written["date"],
+            machine=Machine(**written["machine"]),
+            threads=written["threads"],
+            quick=written["quick"],
+            versions=written["versions"],
+            throughput=[Cell(**cell) for cell in written["throughput"]],
+            accuracy=[Accuracy(**each) for each in written["accuracy"]],
+            long_file=[LongFile(**each) for each in written["long_file"]],
+            resources=Resources(**written["resources"]) if written["resources"] else None,
+            isolation=Isolation(**written["isolation"]) if written["isolation"] else None,
+            failed=written["failed"],
+        )
+
+    def write(self, path: Path = LATEST) -> None:
+        """Keep the results for `read`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    def cell(self, system: str, length: int, at_once: int) -> Cell | None:
+        """Return one cell of the throughput, None if it wasn't measured."""
+        for cell in self.throughput:
+            if (cell.system, cell.length, cell.at_once) == (system, length, at_once):
+                return cell
+        return None
+
+    def accuracy_of(self, system: str) -> Accuracy | None:
+        """Return a system's accuracy, None if it wasn't measured."""
+        return next((each for each in self.accuracy if each.system == system), None)

@@ -1,0 +1,57 @@
+"""Babelrack's engine in this process, without servers: windows submitted in a closed loop."""
+
+import os
+import queue
+from collections.abc import Sequence
+
+from babelrack.engine import Engine, EngineError, EngineOptions, Event, Lost, Transcribed, Window
+from bench.checkpoints import WHISPER_BASE
+from bench.workload import Request
+
+CHECKPOINT = "base"
+
+
+class BabelrackEngine:
+    """One engine with one checkpoint; a window is submitted for each that ends."""
+
+    def __init__(self, threads: int, timestamps: bool) -> None:
+        self._timestamps = timestamps
+        self._engine = Engine({CHECKPOINT: WHISPER_BASE}, EngineOptions(threads=threads))
+        self._engine.start()
+
+    def transcribe(self, requests: Sequence[Request], at_once: int) -> list[str]:
+        texts = [""] * len(requests)
+        ended: queue.SimpleQueue[tuple[int, Transcribed | Lost]] = queue.SimpleQueue()
+        waiting = iter(range(len(requests)))
+
+        def submit(index: int) -> None:
+            def listen(event: Event) -> None:
+                if isinstance(event, Transcribed | Lost):
+                    ended.put((index, event))
+
+            request = requests[index]
+            window = Window(request.samples, (request.language,), timestamps=self._timestamps)
+            self._engine.submit(CHECKPOINT, window, listen)
+
+        for _, index in zip(range(at_once), waiting, strict=False):
+            submit(index)
+        for _ in requests:
+            index, event = ended.get()
+            if isinstance(event, Lost):
+                raise EngineError(f"the engine lost request {index}: {event.reason}")
+            texts[index] = event.text
+            for follower in waiting:
+                submit(follower)
+                break
+        return texts
+
+    def processes(self) -> list[int]:
+        return [os.getpid()]
+
+    def close(self) -> None:
+        self._engine.stop()
+
+
+def load(threads: int, *, timestamps: bool = False) -> BabelrackEngine:
+    """Load the checkpoint; peers give no times either unless they are asked, so neither does this."""
+    return BabelrackEngine(threads, timestamps)

@@ -1,0 +1,70 @@
+"""How much audio a second each system gets through: clips of three lengths, 1 to 48 at a time, in a closed loop."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import workload
+from bench.process import Process
+from bench.systems import SYSTEMS, Transcriber
+
+REPEATS = 3
+# A cell whose repeats take longer than this has two of them instead of three.
+ENOUGH_S = 90.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system, one length of clips, so many at a time: audio seconds a second, of each repeat."""
+
+    system: str
+    length: int
+    at_once: int
+    requests: int
+    rtfx: list[float]
+
+    @property
+    def median(self) -> float:
+        """The median of the repeats."""
+        return statistics.median(self.rtfx)
+
+    @property
+    def spread(self) -> float:
+        """The widest distance of a repeat from the median, a share of the median."""
+        return max(abs(each - self.median) for each in self.rtfx) / self.median
+
+
+def inside(transcriber: Transcriber, *, length: int, at_once: int, quick: bool) -> dict[str, Any]:
+    """Measure one cell in the system's process, after one batch as a warm-up."""
+    requests = workload.requests(length, at_once, quick=quick)
+    audio_s = workload.seconds(requests)
+    transcriber.transcribe(requests[:at_once], at_once)
+    rtfx: list[float] = []
+    started = time.perf_counter()
+    for _ in range(1 if quick else REPEATS):
+        began = time.perf_counter()
+        transcriber.transcribe(requests, at_once)
+        rtfx.append(audio_s / (time.perf_counter() - began))
+        if len(rtfx) > 1 and time.perf_counter() - started > ENOUGH_S:
+            break
+    return {"length": length, "at_once": at_once, "requests": len(requests), "rtfx": rtfx}
+
+
+def measure(
+    process: Process,
+    lengths: Sequence[int],
+    at_once: Sequence[int],
+    say: Callable[[str], None],
+    *,
+    quick: bool,
+) -> list[Cell]:
+    """Measure a loaded system at every length and number of requests at a time."""
+    cells = []
+    for length in lengths:
+        for number in at_once if not SYSTEMS[process.name].alone else [n for n in at_once if n == 1]:
+            say(f"{process.title}: clips of {length} s, {number} at a time")
+            cell = process.ask("throughput", length=length, at_once=number, quick=quick)
+            cells.append(Cell(process.name, **cell))
+    return cells
