@@ -1,0 +1,1 @@
+"""The public API of a pack, on :7100."""

@@ -1,0 +1,50 @@
+"""What Prometheus sees of an API server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from babelrack.api_server.admission import Admission
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """One registry a server, so that two in one process never share a number."""
+
+    def __init__(self, admission: Admission, deployment: str) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "api_requests", "Requests, by endpoint and status.", ["endpoint", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "api_request_seconds",
+            "From a request's head to the end of its answer.",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.audio_seconds = Counter(
+            "api_audio_seconds", "Audio transcribed.", ["checkpoint", "language"], registry=self.registry
+        )
+        self.body_bytes = Counter("api_audio_bytes", "Audio received, before decoding.", registry=self.registry)
+        self.rate_limited = Counter("api_limited", "Requests over a key's limit.", ["kind"], registry=self.registry)
+        here = Gauge("api_in_flight_requests", "Requests that hold a place.", registry=self.registry)
+        here.set_function(lambda: admission.here)
+        active = Gauge("api_active_requests", "Requests that hold a slot at the model server.", registry=self.registry)
+        active.set_function(lambda: admission.running)
+        queued = Gauge("api_queued_requests", "Requests that wait for a slot.", registry=self.registry)
+        queued.set_function(lambda: admission.queued)
+        slots = Gauge("api_slots", "Slots at the model server.", registry=self.registry)
+        slots.set_function(lambda: admission.slots)
+        build = Gauge("api_deployment", "Always 1; its label is the pack.", ["deployment"], registry=self.registry)
+        build.labels(deployment).set(1)
+
+    def exposition(self) -> bytes:
+        """The text that `GET /metrics` answers."""
+        return generate_latest(self.registry)

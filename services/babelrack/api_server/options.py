@@ -1,0 +1,309 @@
+"""The options of a request: one table says what is parsed, what is refused, and what the OpenAPI document shows.
+
+A bad value is a 400 with one sentence that names the option and what it takes. An option that this version does
+not have is refused by name; its default is accepted, because clients send defaults. Unknown names are ignored, as
+HTTP has it; an option that is given twice is refused, because a gateway in front may have routed by the other one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from babelrack.api_server.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Schema = dict[str, Any]
+
+_MOST_PARAMETERS = 64
+_LANGUAGE = re.compile(r"[a-z][a-z0-9_-]{1,31}")
+_INTEGER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,3})?")
+
+ENCODINGS = ("linear16", "linear32", "alaw", "mulaw", "opus", "ogg_opus")
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option: how its text becomes a value, and how the OpenAPI document shows it."""
+
+    name: str
+    parse: Callable[[str], Any]
+    schema: Schema
+    description: str
+    default: Any = None
+    required: bool = False
+    repeated: bool = False  # may be given several times; its value is a list
+    feature: bool = False  # counted with usage when it differs from the default
+
+    def parameter(self) -> Schema:
+        """The option as an OpenAPI query parameter."""
+        return {
+            "name": self.name,
+            "in": "query",
+            "required": self.required,
+            "description": self.description,
+            "schema": self.schema,
+        }
+
+
+def shown(value: str) -> str:
+    """A client's value as an error message repeats it: short and without control characters."""
+    return repr(value if len(value) <= 40 else value[:40] + "…")
+
+
+def flag(name: str, description: str, *, default: bool, feature: bool = False) -> Option:
+    """`true` or `false`, spelled exactly so."""
+
+    def parse(value: str) -> bool:
+        if value not in ("true", "false"):
+            raise BadRequest(f"{name} takes true or false, not {shown(value)}.", param=name)
+        return value == "true"
+
+    schema = {"type": "string", "enum": ["true", "false"], "default": "true" if default else "false"}
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default, feature=feature)
+
+
+def later_flag(name: str, description: str) -> Option:
+    """A flag whose `true` is not available in this version."""
+
+    def parse(value: str) -> bool:
+        if value == "true":
+            raise _not_available(name)
+        if value != "false":
+            raise BadRequest(f"{name} takes true or false, not {shown(value)}.", param=name)
+        return False
+
+    schema = {"type": "string", "enum": ["false"], "default": "false"}
+    return Option(name=name, parse=parse, schema=schema, description=_later(description), default=False)
+
+
+def later_text(name: str, description: str, *, default: str = "") -> Option:
+    """An option that is not available in this version unless it has its default value."""
+
+    def parse(value: str) -> str:
+        if value != default:
+            raise _not_available(name)
+        return value
+
+    return Option(
+        name=name,
+        parse=parse,
+        schema={"type": "string", "enum": [default]},
+        description=_later(description),
+        default=default,
+    )
+
+
+def choice(
+    name: str, values: tuple[str, ...], description: str, *, default: str | None = None, required: bool = False
+) -> Option:
+    """One of `values`."""
+
+    def parse(value: str) -> str:
+        if value not in values:
+            raise BadRequest(f"{name} takes {one_of(values)}, not {shown(value)}.", param=name)
+        return value
+
+    schema: Schema = {"type": "string", "enum": list(values)}
+    if default is not None:
+        schema["default"] = default
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default, required=required)
+
+
+def integer(name: str, lowest: int, highest: int, description: str, *, default: int) -> Option:
+    """A whole number from `lowest` to `highest`."""
+
+    def parse(value: str) -> int:
+        if not _INTEGER.fullmatch(value) or not lowest <= int(value) <= highest:
+            raise BadRequest(f"{name} takes a whole number from {lowest} to {highest}, not {shown(value)}.", param=name)
+        return int(value)
+
+    schema = {"type": "integer", "minimum": lowest, "maximum": highest, "default": default}
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default)
+
+
+def number(name: str, lowest: float, highest: float, description: str, *, default: float) -> Option:
+    """A decimal number from `lowest` to `highest`."""
+
+    def parse(value: str) -> float:
+        if not _NUMBER.fullmatch(value) or not lowest <= float(value) <= highest:
+            raise BadRequest(f"{name} takes a number from {lowest:g} to {highest:g}, not {shown(value)}.", param=name)
+        return float(value)
+
+    schema = {"type": "number", "minimum": lowest, "maximum": highest, "default": default}
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default)
+
+
+def text(name: str, longest: int, description: str) -> Option:
+    """Free text of at most `longest` characters."""
+
+    def parse(value: str) -> str:
+        if len(value) > longest:
+            raise BadRequest(f"{name} takes at most {longest} characters, not {len(value)}.", param=name)
+        return value
+
+    return Option(name=name, parse=parse, schema={"type": "string", "maxLength": longest}, description=description)
+
+
+def language(description: str) -> Option:
+    """A language's code or an aggregator; whether a checkpoint covers it is for later to say."""
+
+    def parse(value: str) -> str:
+        if not _LANGUAGE.fullmatch(value):
+            raise BadRequest(
+                f"language takes a code such as hi, or an aggregator such as multi-indic, not {shown(value)}.",
+                param="language",
+            )
+        return value
+
+    # `x-loaded` is replaced by what the model server has loaded when the document is served.
+    schema = {"type": "string", "pattern": f"^{_LANGUAGE.pattern}$", "x-loaded": "languages"}
+    return Option(name="language", parse=parse, schema=schema, description=description)
+
+
+def one_of(values: Iterable[str]) -> str:
+    """`a`, `a or b`, `a, b or c`."""
+    *most, last = values
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _not_available(name: str) -> BadRequest:
+    return BadRequest(f"{name} is not available in this version.", param=name, code="NOT_AVAILABLE")
+
+
+def _later(description: str) -> str:
+    return f"{description} Not available in this version: anything but the default is refused."
+
+
+def query_pairs(query_string: bytes) -> list[tuple[str, str]]:
+    """The query string's names and values, in order."""
+    try:
+        return parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_PARAMETERS)
+    except ValueError:
+        raise BadRequest(f"the query string has more than {_MOST_PARAMETERS} parameters.") from None
+
+
+def parse_options(table: Mapping[str, Option], pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """A value for each option of `table`, from `pairs` or its default.
+
+    Raises:
+        BadRequest: for a bad value, an option given twice, or a required one that is missing.
+    """
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        option = table.get(name)
+        if option is None:
+            continue
+        if option.repeated:
+            values.setdefault(name, []).append(option.parse(value))
+            continue
+        if name in values:
+            raise BadRequest(f"{name} is given twice; give it once.", param=name)
+        values[name] = option.parse(value)
+    for name, option in table.items():
+        if name not in values:
+            if option.required:
+                raise BadRequest(f"{name} is missing; {option.description}", param=name)
+            values[name] = option.default
+    return values
+
+
+def features(table: Mapping[str, Option], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that were set to something else than their default, for the usage journal."""
+    return tuple(name for name, option in table.items() if option.feature and values[name] != option.default)
+
+
+def _table(*options: Option) -> dict[str, Option]:
+    return {option.name: option for option in options}
+
+
+WRITTEN_FORM = (
+    flag("format", "`false` sets punctuate and capitalize to false.", default=True, feature=True),
+    flag("punctuate", "`false` takes out `. , ? !` and the script's own marks.", default=True, feature=True),
+    flag("capitalize", "`false` lowercases the text.", default=True, feature=True),
+)
+SOURCE = (
+    language("A language's code, or the pack's aggregator to detect among its languages. Default: the aggregator."),
+    choice(
+        "encoding",
+        ENCODINGS,
+        "Of headerless audio. Without it the container is recognised by its content.",
+    ),
+    integer("sample_rate", LOWEST_RATE, HIGHEST_RATE, "Hz, of headerless audio.", default=16_000),
+)
+
+PULSE = _table(
+    *SOURCE,
+    *WRITTEN_FORM,
+    later_flag("word_timestamps", "Fills words[] and utterances[]."),
+    later_flag("diarize", "Speakers on words and utterances."),
+    later_flag("itn_normalize", "Spoken numbers, dates and currency in written form."),
+    later_flag("redact_pii", "Replaces personal data by tokens."),
+    later_flag("redact_pci", "Replaces card data by tokens."),
+    later_text("keywords", "Words to listen for."),
+    later_text("webhook_url", "Where to deliver the result."),
+    later_text("webhook_method", "How to deliver the result.", default="POST"),
+    later_text("webhook_extra", "What to deliver with the result."),
+)
+
+STT = _table(
+    choice("model", ("pulse",), "the right value is pulse.", required=True),
+    *PULSE.values(),
+)
+
+LISTEN = _table(
+    *SOURCE,
+    *WRITTEN_FORM,
+    later_flag("timestamps", "Fills words[]."),
+    later_flag("diarize", "Speakers on words."),
+    later_text("keywords", "Words to listen for."),
+    later_text("callback_url", "Where to deliver the result."),
+)
+
+
+def _granularity(name: str) -> Option:
+    def parse(value: str) -> str:
+        if value == "word":
+            raise BadRequest(
+                f"{name} word is not available in this version; use segment.", param=name, code="NOT_AVAILABLE"
+            )
+        if value != "segment":
+            raise BadRequest(f"{name} takes segment, not {shown(value)}.", param=name)
+        return value
+
+    return Option(
+        name=name,
+        parse=parse,
+        schema={"type": "string", "enum": ["segment"]},
+        description="verbose_json always has segments. word is not available in this version.",
+        default=[],
+        repeated=True,
+    )
+
+
+def _model() -> Option:
+    model = text("model", 128, "name a checkpoint, the pack, whisper-1 or pulse: the language decides what serves.")
+    return replace(model, required=True, schema={**model.schema, "x-loaded": "models"})
+
+
+OPENAI = _table(
+    _model(),
+    language("The language's code. Default: the pack's aggregator detects it."),
+    text("prompt", 16_384, "Text that the transcript follows on from; its last 223 tokens count."),
+    choice("response_format", ("json", "text", "srt", "verbose_json", "vtt"), "Of the answer.", default="json"),
+    number("temperature", 0, 1, "0 is greedy, and falls back to sampling where the text looks wrong.", default=0.0),
+    _granularity("timestamp_granularities[]"),
+    _granularity("timestamp_granularities"),
+    flag("stream", "`true` answers with server-sent events, for json and text.", default=False, feature=True),
+    choice("chunking_strategy", ("auto",), "Long audio is always cut at silences.", default="auto"),
+    later_text("include[]", "Log-probabilities."),
+    later_text("known_speaker_names[]", "Speakers."),
+    later_text("known_speaker_references[]", "Speakers."),
+    later_text("keywords[]", "Words to listen for."),
+)

@@ -1,0 +1,148 @@
+"""The Pulse paths: `/waves/v1/pulse/get_text` and `/waves/v1/stt`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
+from starlette.responses import Response
+
+from babelrack import pairing
+from babelrack.api_server import options
+from babelrack.api_server.errors import BadRequest, BodyTooLarge
+from babelrack.api_server.text import written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from babelrack.api_server.body import Body
+    from babelrack.api_server.options import Option
+    from babelrack.api_server.transcription import Source, Transcriber, Transcript, Visit
+
+
+class Word(BaseModel):
+    """A word with its times in seconds; not filled in this version."""
+
+    word: str
+    start: float
+    end: float
+    confidence: float
+
+
+class Utterance(BaseModel):
+    """An utterance with its times in seconds; not filled in this version."""
+
+    text: str
+    start: float
+    end: float
+
+
+class Metadata(BaseModel):
+    """`duration` in seconds, `fileSize` in bytes, `rtfx` in seconds of audio a second; `filename` of a URL only."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    duration: float
+    fileSize: int  # noqa: N815 - as the wire has it
+    processing_time_ms: float
+    rtfx: float
+    num_chunks: int
+    filename: str | None = None
+
+
+class PulseAnswer(BaseModel):
+    """A transcript as the Pulse paths answer it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["success"]
+    transcription: str
+    words: list[Word]
+    utterances: list[Utterance]
+    language: str
+    request_id: str
+    metadata: Metadata
+
+
+class PulseEndpoints:
+    """Two paths, same behaviour; only their options and one status differ."""
+
+    def __init__(self, transcriber: Transcriber) -> None:
+        self._transcriber = transcriber
+
+    async def get_text(self, request: Request) -> Response:
+        """Transcribe audio: raw, in a form, or behind a URL. Options are query parameters."""
+        return await self._answer(request, options.PULSE, too_large=400)
+
+    async def stt(self, request: Request) -> Response:
+        """Transcribe audio, by the unified path: `model=pulse` and the options are query parameters."""
+        return await self._answer(request, options.STT, too_large=413)
+
+    async def _answer(self, request: Request, table: Mapping[str, Option], *, too_large: Literal[400, 413]) -> Response:
+        here = self._transcriber
+        async with here.visit(request) as visit:
+            wanted = options.parse_options(table, options.query_pairs(request.scope["query_string"]))
+            visit.features += options.features(table, wanted)
+            language = here.language(visit, wanted["language"])
+            try:
+                async with here.admitted(visit), here.received(request) as (body, spool):
+                    _refuse_options_in(body, table)
+                    source = await here.source(
+                        body, spool, encoding=wanted["encoding"], sample_rate=wanted["sample_rate"]
+                    )
+                    question = pairing.Request(
+                        request_id=visit.request_id,
+                        deployment=here.settings.deployment_name,
+                        language=language,
+                        timestamps=False,
+                    )
+                    transcript = await here.transcribe(visit, question, source)
+            except BodyTooLarge as error:
+                if too_large == 400:
+                    raise BadRequest(error.message, code=error.code) from None
+                raise
+        answer = pulse_answer(visit, transcript, source, wanted)
+        return Response(
+            answer.model_dump_json(exclude_unset=True),
+            media_type="application/json",
+            headers={"x-checkpoint": transcript.done.checkpoint},
+        )
+
+
+def pulse_answer(visit: Visit, transcript: Transcript, source: Source, wanted: Mapping[str, Any]) -> PulseAnswer:
+    """The answer's body."""
+    done = transcript.done
+    metadata = Metadata(
+        duration=round(done.duration, 3),
+        fileSize=source.size,
+        processing_time_ms=round(transcript.seconds * 1000, 1),
+        rtfx=transcript.rtfx,
+        num_chunks=done.windows,
+    )
+    if source.filename is not None:
+        metadata.filename = source.filename
+    return PulseAnswer(
+        status="success",
+        transcription=in_form(done.text, wanted),
+        words=[],
+        utterances=[],
+        language=done.language,
+        request_id=visit.request_id,
+        metadata=metadata,
+    )
+
+
+def in_form(text: str, wanted: Mapping[str, Any]) -> str:
+    """`text` as `format`, `punctuate` and `capitalize` want it."""
+    return written(
+        text.strip(),
+        punctuate=wanted["format"] and wanted["punctuate"],
+        capitalize=wanted["format"] and wanted["capitalize"],
+    )
+
+
+def _refuse_options_in(body: Body, table: Mapping[str, Option]) -> None:
+    for name, _ in body.fields:
+        if name in table:
+            raise BadRequest(f"{name} is a query parameter on this path; move it from the body to the URL.", param=name)
