@@ -88,7 +88,7 @@ def target(pid, descriptor):
 
 
 async def until(condition):
-    while not condition():  # noqa: ASYNC110 - processes end without setting an event
+    while not condition():
         await asyncio.sleep(0.02)
 
 
@@ -281,7 +281,7 @@ async def test_a_slow_listener_holds_the_decoder_back(pool):
             await anext(decoding)
             (child,) = children_of(zygote_of(os.getpid()))
             used = None
-            while used != (used := _processor_ticks(child)):  # noqa: ASYNC110 - a process that waits sets no event
+            while used != (used := _processor_ticks(child)):
                 await asyncio.sleep(0.5)
             assert alive(child)
 

@@ -146,7 +146,7 @@ def test_nothing_is_lost_or_doubled_when_server_and_proxy_are_killed_at_any_mome
         )
         await journal.start()
         async with asyncio.timeout(PATIENCE):
-            while journal.pending:  # noqa: ASYNC110 what is waited for is in another process
+            while journal.pending:
                 await asyncio.sleep(0.02)
         await journal.stop()
 
@@ -159,7 +159,7 @@ def test_nothing_is_lost_or_doubled_when_server_and_proxy_are_killed_at_any_mome
 
 async def eventually(true):
     async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 what is waited for is in another process
+        while not true():
             await asyncio.sleep(0.02)
 
 

@@ -88,7 +88,7 @@ async def replica(server):
 
 async def eventually(true):
     async with asyncio.timeout(PATIENCE):
-        while not true():  # noqa: ASYNC110 what is waited for is in another process
+        while not true():
             await asyncio.sleep(0.02)
 
 
@@ -154,7 +154,7 @@ async def test_the_slots_of_a_killed_server_come_back(server, replica):
         "        await asyncio.sleep(3600)\n"
         "asyncio.run(hold())\n"
     )
-    holder = subprocess.Popen(  # noqa: ASYNC220 it returns at once
+    holder = subprocess.Popen(
         [sys.executable, "-c", script, server.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
@@ -167,7 +167,7 @@ async def test_the_slots_of_a_killed_server_come_back(server, replica):
         holder.kill()
         holder.communicate()
     async with asyncio.timeout(PATIENCE):
-        while await refusal(limiter, key) is not None:  # noqa: ASYNC110 as above
+        while await refusal(limiter, key) is not None:
             await asyncio.sleep(0.05)
 
 
