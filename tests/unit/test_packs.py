@@ -122,7 +122,7 @@ def multilingual(name: str, *codes: str) -> dict:
         ("replcas", 2, "replcas is not a field here; did you mean 'replicas'?"),
         ("zzzz", 2, "zzzz is not a field here; the fields here are name, aggregator, checkpoints"),
         ("checkpoints.0.langauges", ["hi"], "checkpoints[0].langauges is not a field here; did you mean 'languages'?"),
-        ("engine", "triton", "engine is 'triton'; write 'babelrack' or 'vllm'"),
+        ("engine", "triton", "engine is 'triton'; write 'babelrack'"),
         ("host", {"ram_gib": 1.5}, "host.ram_gib is 1.5; write a whole number"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
@@ -17,34 +16,13 @@ from babelrack.credentials import CredentialError, read_credential
 from babelrack.keys import KeyFileError
 from babelrack.licensing import JournalError
 from babelrack.logs import configure_logging
-
-if TYPE_CHECKING:
-    from types import FrameType
+from babelrack.serving import DrainingServer, complain, complain_of_settings
 
 # Above nginx's 60 seconds, so that it is nginx that closes an idle connection: the other way round a request can meet
 # a connection that is just being closed, and a POST is not tried again.
 _KEEP_ALIVE_SECONDS = 75
 _LAST_SECONDS = 5
-
-
-class DrainingServer(uvicorn.Server):
-    """Goes on listening while it drains, so that `/health` and new requests are answered instead of refused."""
-
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
-        super().__init__(config)
-        self._drain = drain
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first signal, stop at the second."""
-        if self._drain.draining:
-            self.should_exit = self.force_exit = True
-        self._drain.begin()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Stop when the drain is over; asked ten times a second."""
-        if self._drain.over():
-            self.should_exit = True
-        return await super().on_tick(counter)
+_NAME = "api server"
 
 
 def main() -> int:
@@ -52,9 +30,7 @@ def main() -> int:
     try:
         settings = Settings()  # type: ignore[call-arg]  # its fields come from the environment
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
-            print(f"api server: {name}: {fault['msg'].removeprefix('Value error, ')}", file=sys.stderr)  # noqa: T201
+        complain_of_settings(_NAME, error)
         return 2
     configure_logging("api-server", settings.log_level)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a client's bad form is not news
@@ -63,10 +39,10 @@ def main() -> int:
         (settings.state_dir / "spool").mkdir(mode=0o700, parents=True, exist_ok=True)
         app = create_app(settings, _secrets(settings), drain)
     except OSError as error:
-        print(f"api server: STATE_DIR {settings.state_dir} can't be used: {error.strerror}", file=sys.stderr)  # noqa: T201
+        complain(_NAME, f"STATE_DIR {settings.state_dir} can't be used: {error.strerror}")
         return 2
     except (CredentialError, KeyFileError, ValueError) as error:
-        print(f"api server: {error}", file=sys.stderr)  # noqa: T201
+        complain(_NAME, str(error))
         return 2
     config = uvicorn.Config(
         app,
@@ -82,11 +58,11 @@ def main() -> int:
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_LAST_SECONDS,
     )
-    server = DrainingServer(config, drain)
+    server = DrainingServer(config, drain=drain.begin, drained=drain.over)
     try:
         server.run()
     except JournalError as error:
-        print(f"api server: {error}", file=sys.stderr)  # noqa: T201
+        complain(_NAME, str(error))
         return 2
     return 0 if server.started else 1
 

@@ -79,9 +79,15 @@ class KeyValueMemory:
         """Causal self-attention of a ragged batch; `queries`, `keys`, `values` and the result are [rows, width]."""
         queries, keys, values = (self._by_head(rows) for rows in (queries, keys, values))
         cache_keys, cache_values = self._self_keys[layer], self._self_values[layer]
-        for span in spans:
-            cache_keys[span.slot, :, span.position : span.length] = keys[:, span.first : span.last]
-            cache_values[span.slot, :, span.position : span.length] = values[:, span.first : span.last]
+        if all(span.last - span.first == 1 for span in spans):
+            slots = torch.tensor([span.slot for span in spans], device=queries.device)
+            positions = torch.tensor([span.position for span in spans], device=queries.device)
+            cache_keys[slots, :, positions] = keys.transpose(0, 1)
+            cache_values[slots, :, positions] = values.transpose(0, 1)
+        else:
+            for span in spans:
+                cache_keys[span.slot, :, span.position : span.length] = keys[:, span.first : span.last]
+                cache_values[span.slot, :, span.position : span.length] = values[:, span.first : span.last]
         lengths = [span.length for span in spans]
         return self._attend(spans, queries, cache_keys, cache_values, lengths, causal=True)
 

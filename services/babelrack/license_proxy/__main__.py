@@ -12,6 +12,9 @@ from babelrack.license_proxy.app import create_app
 from babelrack.license_proxy.ledger import LedgerError
 from babelrack.license_proxy.settings import Settings
 from babelrack.logs import configure_logging
+from babelrack.serving import complain, complain_of_settings
+
+_NAME = "licence proxy"
 
 
 def main() -> int:
@@ -19,15 +22,13 @@ def main() -> int:
     try:
         settings = Settings()
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False):
-            name = ".".join(str(part) for part in fault["loc"]).upper()
-            sys.stderr.write(f"licence proxy: {name + ': ' if name else ''}{fault['msg']}\n")
+        complain_of_settings(_NAME, error)
         return 2
     configure_logging("license_proxy", settings.log_level)
     try:
         app = create_app(settings, _license_key(settings))
     except (CredentialError, LedgerError) as error:
-        sys.stderr.write(f"licence proxy: {error}\n")
+        complain(_NAME, str(error))
         return 2
     uvicorn.run(
         app,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
@@ -20,33 +19,9 @@ from babelrack.model_server.metrics import serve_metrics
 from babelrack.model_server.server import ModelServer
 from babelrack.model_server.settings import Settings
 from babelrack.pairing.messages import MAX_FRAME_BYTES
+from babelrack.serving import DrainingServer, complain, complain_of_settings
 
-if TYPE_CHECKING:
-    from types import FrameType
-
-
-class DrainingServer(uvicorn.Server):
-    """Goes on listening while it drains, so that `/health` says so."""
-
-    def __init__(self, config: uvicorn.Config, server: ModelServer) -> None:
-        super().__init__(config)
-        self._model_server = server
-        server.on_fault = self._end
-
-    def _end(self) -> None:
-        self.should_exit = True
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain at the first signal, stop at the second."""
-        if self._model_server.draining:
-            self.should_exit = self.force_exit = True
-        self._model_server.drain()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Stop when the drain is over; asked ten times a second."""
-        if self._model_server.drained:
-            self.should_exit = True
-        return await super().on_tick(counter)
+_NAME = "model server"
 
 
 def main() -> int:
@@ -55,12 +30,10 @@ def main() -> int:
         settings = Settings()  # type: ignore[call-arg]  # its fields come from the environment
         parse_model_url(settings.model_url)
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            name = ".".join(str(part) for part in fault["loc"]).upper() or "settings"
-            _complain(f"{name}: {fault['msg'].removeprefix('Value error, ')}")
+        complain_of_settings(_NAME, error)
         return 2
     except CheckpointError as error:
-        _complain(f"MODEL_URL: {error}")
+        complain(_NAME, f"MODEL_URL: {error}")
         return 2
     configure_logging("model-server", settings.log_level)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it notes each socket
@@ -68,10 +41,10 @@ def main() -> int:
         server = ModelServer(settings, _gate(settings))
         serve_metrics(server, settings.host, settings.metrics_port)
     except CredentialError as error:
-        _complain(str(error))
+        complain(_NAME, str(error))
         return 2
     except OSError as error:
-        _complain(f"METRICS_PORT {settings.metrics_port} can't be used: {error.strerror}")
+        complain(_NAME, f"METRICS_PORT {settings.metrics_port} can't be used: {error.strerror}")
         return 2
     uvicorn_server = DrainingServer(
         uvicorn.Config(
@@ -90,11 +63,17 @@ def main() -> int:
             server_header=False,
             timeout_graceful_shutdown=5,
         ),
-        server,
+        drain=server.drain,
+        drained=lambda: server.drained,
     )
+
+    def end() -> None:
+        uvicorn_server.should_exit = True
+
+    server.on_fault = end
     uvicorn_server.run()
     if server.fault is not None:
-        _complain(server.fault)
+        complain(_NAME, server.fault)
         return 1
     return 0 if uvicorn_server.started else 1
 
@@ -116,10 +95,6 @@ def _gate(settings: Settings) -> LicenseGate | None:
             grace=settings.license_grace_seconds,
         )
     )
-
-
-def _complain(sentence: str) -> None:
-    print(f"model server: {sentence}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ class Pack(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1000, description="How many hosts run this pack.")
     host: Host = Field(default=Host(), description="GPUs, memory and disk that each host of this pack must have.")
     ports: Ports = Field(default=Ports(), description="The ports that each replica listens on.")
-    engine: Literal["babelrack", "vllm"] = Field(default="babelrack", description="What decodes: babelrack or vllm.")
+    engine: Literal["babelrack"] = Field(default="babelrack", description="What decodes: Babelrack's own engine.")
 
     @model_validator(mode="wrap")
     @classmethod
