@@ -101,7 +101,7 @@ class Engine:
         runners = {name: Runner(path, self.device, options.precision) for name, path in checkpoints.items()}
         self.precision = next(iter(runners.values())).precision
         share = (options.memory_bytes or _default_memory(self.device)) // len(runners)
-        encode_seconds = options.encode_seconds or (30.0 if self.device.type == "cpu" else 240.0)
+        encode_seconds = options.encode_seconds or (48.0 if self.device.type == "cpu" else 240.0)
         self._lanes = {name: self._lane(name, runner, share, encode_seconds) for name, runner in runners.items()}
         self._condition = threading.Condition()
         self._stopping = False
