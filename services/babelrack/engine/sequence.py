@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, field
 
@@ -24,7 +23,6 @@ _SHORTEST_SECONDS = 5.0
 _BUCKET_SECONDS = 1.0
 _LOOP_CHECK_TOKENS = 8
 _MAX_PROMPT_TOKENS = 223
-_numbers = itertools.count()
 
 
 def encoder_seconds(seconds: float) -> float:
@@ -65,7 +63,6 @@ class Sequence:
     """
 
     def __init__(self, window: Window, vocabulary: Vocabulary, listener: Listener, text_positions: int) -> None:
-        self.number = next(_numbers)
         self.window = window
         self.listener = listener
         self.cancelled = False
