@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -45,11 +46,15 @@ def test_a_process_is_known_by_more_than_its_pid():
 
 
 def test_a_reused_pid_is_never_taken_for_a_process_of_the_rack():
-    me = ProcessIdentity.of(os.getsid(0))
-    earlier = ProcessIdentity(me.pid, me.started - 1, me.boot)
-    assert me in me.session()
-    assert earlier.session() == []
-    assert ProcessIdentity(me.pid, me.started, "another boot").session() == []
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as leader:
+        try:
+            one = ProcessIdentity.of(leader.pid)
+            earlier = ProcessIdentity(one.pid, one.started - 1, one.boot)
+            assert one.session() == [one]
+            assert earlier.session() == []
+            assert ProcessIdentity(one.pid, one.started, "another boot").session() == []
+        finally:
+            leader.kill()
 
 
 def test_the_holder_of_a_port_is_named():
