@@ -194,6 +194,19 @@ class Ports(BaseModel):
     metrics: Port = Field(default=9090, description="The port of the model server's metrics, 1 to 65535.")
 
 
+class Canary(BaseModel):
+    """A clip with known text, which a replica must transcribe before a roll goes on to the next one."""
+
+    model_config = STRICT
+
+    audio: str = Field(pattern=r"^[A-Za-z0-9._/-]{1,200}$", description="The clip's file, from the pack file's folder.")
+    language: LanguageCode = Field(description="The language that it is sent with.")
+    text: str = Field(min_length=1, max_length=2000, description="What is said in it.")
+    max_word_error_rate: float = Field(
+        default=0.3, ge=0, le=1, description="The share of words that may be wrong, 0 to 1."
+    )
+
+
 class Pack(BaseModel):
     """One deployment's languages and checkpoints, on one or more hosts.
 
@@ -220,6 +233,10 @@ class Pack(BaseModel):
     replicas: int = Field(default=1, ge=1, le=1000, description="How many hosts run this pack.")
     host: Host = Field(default=Host(), description="GPUs, memory and disk that each host of this pack must have.")
     ports: Ports = Field(default=Ports(), description="The ports that each replica listens on.")
+    canary: Canary | None = Field(
+        default=None,
+        description="The clip that each replica must transcribe in a roll; none: the roll asks for health only.",
+    )
     engine: Literal["babelrack"] = Field(default="babelrack", description="What decodes: Babelrack's own engine.")
 
     @model_validator(mode="wrap")

@@ -206,6 +206,15 @@ class UrlInput(BaseModel):
     )
 
 
+class Fleet(BaseModel):
+    """Which hosts of the pool (`hosts.yaml` beside the site file) carry what all packs share."""
+
+    model_config = STRICT
+
+    shared: str = Field(description="The pool's host that carries the licence proxy, Redis and the monitoring.")
+    gateway: str = Field(description="The pool's host that carries the gateway; it may be the shared one.")
+
+
 class SiteFile(BaseModel):
     """A site file as it is written; `load_site` makes a `Site` of it."""
 
@@ -230,6 +239,9 @@ class SiteFile(BaseModel):
     license_proxy: Shared = Field(default=Shared(port=6699), description="Where the licence proxy is found.")
     redis: Shared = Field(default=Shared(port=6379), description="Where Redis is found.")
     url_input: UrlInput = Field(default=UrlInput(), description="Requests that give a URL instead of audio.")
+    fleet: Fleet | None = Field(
+        default=None, description="For a site of several machines: the hosts of what the packs share."
+    )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -267,6 +279,8 @@ class Site:
     license_proxy: Shared
     redis: Shared
     url_input: UrlInput
+    fleet: Fleet | None
+    """None for a site that is this one machine."""
 
     def source(self, checkpoint: Checkpoint) -> tuple[str, str | None]:
         """The URL that a checkpoint is fetched from here, `file:` ones absolute, and the SHA-256 that goes with it."""
@@ -317,6 +331,7 @@ def _site(path: Path, written: SiteFile) -> Site:
         license_proxy=written.license_proxy,
         redis=written.redis,
         url_input=written.url_input,
+        fleet=written.fleet,
     )
     complete = len(deployments) == len(set(written.packs))
     faults += _unknown_names(site, written, complete=complete)
