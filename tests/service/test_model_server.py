@@ -221,7 +221,7 @@ async def test_clients_that_go_away_leave_nothing_behind(server):
 
 async def test_a_client_that_goes_away_while_it_is_held_back_is_noticed(server):
     """With a long recording the server stops reading; a killed client leaves frames behind that nobody reads."""
-    long = recording(600, "en").samples.tobytes()
+    long = recording(1800, "en").samples.tobytes()
     script = f"""
 import asyncio, sys
 from babelrack.pairing import ModelClient, Request

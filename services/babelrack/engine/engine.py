@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 import torch
 
+from babelrack.engine.encoding import EncodeJob, Encoding
 from babelrack.engine.errors import EngineError
 from babelrack.engine.features import SAMPLE_RATE
 from babelrack.engine.memory import slot_bytes
@@ -21,7 +22,7 @@ from babelrack.engine.sequence import Sequence
 from babelrack.engine.window import Lost, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from babelrack.engine.weights import Precision
@@ -104,6 +105,7 @@ class Engine:
         encode_seconds = options.encode_seconds or (48.0 if self.device.type == "cpu" else 240.0)
         self._lanes = {name: self._lane(name, runner, share, encode_seconds) for name, runner in runners.items()}
         self._condition = threading.Condition()
+        self._encoding = Encoding(self.device, torch.get_num_threads(), self._wake)
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._faults = 0
@@ -175,7 +177,8 @@ class Engine:
             lane.totals = Totals()
 
     def start(self) -> None:
-        """Start the engine's thread."""
+        """Start the engine's threads."""
+        self._encoding.start()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -186,44 +189,64 @@ class Engine:
             self._condition.notify()
         if self._thread is not None:
             self._thread.join()
+        self._encoding.stop()
+        self._collect()
         for lane in self._lanes.values():
             self._take_arrivals(lane)
-            self._lose(lane, "the engine stopped")
+            self._lose(lane.scheduler.drop_all(), "the engine stopped")
 
     def _run(self) -> None:
         while not self._stopping:
             if not self.step():
                 with self._condition:
-                    if not self._stopping and not any(lane.arrivals for lane in self._lanes.values()):
+                    if not (
+                        self._stopping or self._encoding.done or any(lane.arrivals for lane in self._lanes.values())
+                    ):
                         self._condition.wait()
+
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
 
     def step(self) -> bool:
         """One step of every checkpoint that has work; returns whether any had."""
+        self._collect()
         worked = False
         for name, lane in self._lanes.items():
             self._take_arrivals(lane)
             if lane.scheduler.idle:
                 continue
-            worked = True
             try:
-                self._advance(lane)
-                self._faults = 0
+                worked |= self._advance(lane)
             except Exception as error:  # a step that failed must not end the others, whatever it was
+                worked = True
                 self._faults += 1
                 log.exception("step failed", checkpoint=name)
-                self._lose(lane, f"the engine failed on this batch: {type(error).__name__}")
+                self._lose(lane.scheduler.drop_all(), f"the engine failed on this batch: {type(error).__name__}")
         return worked
+
+    def _collect(self) -> None:
+        """Take up the windows whose audio is encoded."""
+        for job in self._encoding.finished():
+            scheduler = next(lane.scheduler for lane in self._lanes.values() if lane.runner is job.runner)
+            scheduler.encoded(job.sequences)
+            if job.error is not None:
+                self._faults += 1
+                log.error("encoding failed", exc_info=job.error)
+                self._lose(job.sequences, f"the engine failed on this audio: {type(job.error).__name__}")
 
     def _take_arrivals(self, lane: _Lane) -> None:
         while lane.arrivals:
             lane.scheduler.add(lane.arrivals.popleft())
 
-    def _advance(self, lane: _Lane) -> None:
-        step = lane.scheduler.schedule()
+    def _advance(self, lane: _Lane) -> bool:
+        """Begin to encode, decode a token of each window that can; returns whether there was any of it."""
+        step = lane.scheduler.schedule(encode=self._encoding.free)
         if step.encode:
-            lane.runner.encode(step.encode)
+            self._encoding.submit(EncodeJob(lane.runner, step.encode))
+        self._encoding.share(decoding=bool(step.decode))
         if not step.decode:
-            return
+            return bool(step.encode)
         for sequence, picked in zip(step.decode, lane.runner.decode(step.decode), strict=True):
             if sequence.cancelled or picked is None:
                 continue
@@ -236,10 +259,13 @@ class Engine:
                 lane.totals.audio_seconds += sequence.window.seconds
             else:
                 lane.totals.retries += 1
+        self._faults = 0
+        return True
 
-    def _lose(self, lane: _Lane, reason: str) -> None:
-        for sequence in lane.scheduler.drop_all():
+    def _lose(self, sequences: Iterable[Sequence], reason: str) -> None:
+        for sequence in sequences:
             if not sequence.cancelled:
+                sequence.cancelled = True
                 sequence.fail(reason)
 
 

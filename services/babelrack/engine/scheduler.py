@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from babelrack.engine.sequence import Sequence
 
 _LOOK_AHEAD = 64
@@ -15,7 +17,7 @@ _LOOK_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to do next: encode `encode` (all of one length), then decode a token of each of `decode`, in slot order."""
+    """What comes next: encode `encode`, all of one length; decode a token of each of `decode`, in slot order."""
 
     encode: list[Sequence]
     decode: list[Sequence]
@@ -25,7 +27,8 @@ class Scheduler:
     """Admits windows into free slots between decode steps.
 
     The window that waits longest goes first; others of its length that wait near it are encoded with it, up to
-    `encode_seconds` of audio a step, so that a burst of admissions never stalls the running decodes for long.
+    `encode_seconds` of audio a batch, so that a burst of admissions never stalls the running decodes for long. A window
+    keeps its slot while it is being encoded, whatever happens to it: the encoder writes there.
     """
 
     def __init__(self, slots: int, encode_seconds: float) -> None:
@@ -54,19 +57,27 @@ class Scheduler:
         """Queue a window behind those that wait."""
         self._waiting.append(sequence)
 
-    def schedule(self) -> Step:
-        """The next step; cancelled windows leave first."""
-        for sequence in [s for s in self._running.values() if s.cancelled]:
+    def schedule(self, *, encode: bool = True) -> Step:
+        """The next step, which encodes nothing new unless `encode`; cancelled windows leave first."""
+        for sequence in [s for s in self._running.values() if s.cancelled and not s.encoding]:
             self.finish(sequence)
         if any(sequence.cancelled for sequence in self._waiting):
             self._waiting = deque(sequence for sequence in self._waiting if not sequence.cancelled)
-        encode = self._again() or self._admit()
-        decode = [sequence for sequence in self._running.values() if sequence in encode or not sequence.needs_audio]
-        return Step(encode, sorted(decode, key=lambda sequence: sequence.slot or 0))
+        batch = (self._again() or self._admit()) if encode else []
+        for sequence in batch:
+            sequence.encoding = True
+        decode = [s for s in self._running.values() if not (s.encoding or s.needs_audio or s.cancelled)]
+        return Step(batch, sorted(decode, key=lambda sequence: sequence.slot or 0))
+
+    def encoded(self, sequences: Iterable[Sequence]) -> None:
+        """The encoder has let go of these windows, done or failed."""
+        for sequence in sequences:
+            sequence.encoding = False
 
     def _again(self) -> list[Sequence]:
         """A running window whose next try wants its audio encoded anew."""
-        return next(([sequence] for sequence in self._running.values() if sequence.needs_audio), [])
+        again = (s for s in self._running.values() if s.needs_audio and not (s.encoding or s.cancelled))
+        return [sequence] if (sequence := next(again, None)) else []
 
     def _admit(self) -> list[Sequence]:
         if not self._waiting or not self._free:
@@ -90,9 +101,10 @@ class Scheduler:
         sequence.slot = None
 
     def drop_all(self) -> list[Sequence]:
-        """Give up every window, running or waiting; returns them."""
+        """Give up every window, running or waiting; returns them. Cancel them: those in the encoder leave after it."""
         dropped = [*self._running.values(), *self._waiting]
         for sequence in list(self._running.values()):
-            self.finish(sequence)
+            if not sequence.encoding:
+                self.finish(sequence)
         self._waiting.clear()
         return dropped

@@ -55,6 +55,7 @@ class Sequence:
 
     Attributes:
         slot: its place in key-value memory while it runs.
+        encoding: whether the encoder is at work on it, and writes into that slot.
         encoded: seconds at which the audio in that slot was encoded, 0 before.
         position: tokens in the cache.
         feed: tokens that the next step puts there.
@@ -67,6 +68,7 @@ class Sequence:
         self.listener = listener
         self.cancelled = False
         self.slot: int | None = None
+        self.encoding = False
         self.encoded = 0.0
         self.language = window.languages[0] if len(window.languages) == 1 else None
         self._vocabulary = vocabulary

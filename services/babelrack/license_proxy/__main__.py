@@ -12,13 +12,13 @@ from babelrack.license_proxy.app import create_app
 from babelrack.license_proxy.ledger import LedgerError
 from babelrack.license_proxy.settings import Settings
 from babelrack.logs import configure_logging
-from babelrack.serving import complain, complain_of_settings
+from babelrack.serving import ManagedServer, complain, complain_of_settings
 
 _NAME = "licence proxy"
 
 
 def main() -> int:
-    """Run the licence proxy; 2 when its settings can't work, with a sentence."""
+    """Run the licence proxy; 2 when its settings can't work, with a sentence, 1 when its port can't be had."""
     try:
         settings = Settings()
     except ValidationError as error:
@@ -30,18 +30,21 @@ def main() -> int:
     except (CredentialError, LedgerError) as error:
         complain(_NAME, str(error))
         return 2
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=512,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=10,
+    server = ManagedServer(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=512,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=10,
+        )
     )
-    return 0
+    server.run()
+    return 0 if server.started else 1
 
 
 def _license_key(settings: Settings) -> str | None:

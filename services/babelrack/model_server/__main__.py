@@ -39,7 +39,7 @@ def main() -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it notes each socket
     try:
         server = ModelServer(settings, _gate(settings))
-        serve_metrics(server, settings.host, settings.metrics_port)
+        serve_metrics(server, settings.metrics_host or settings.host, settings.metrics_port)
     except CredentialError as error:
         complain(_NAME, str(error))
         return 2
@@ -65,6 +65,8 @@ def main() -> int:
         ),
         drain=server.drain,
         drained=lambda: server.drained,
+        ready=lambda: server.loaded is not None,
+        alive=lambda: server.loaded is None or server.loaded.engine.alive,
     )
 
     def end() -> None:

@@ -17,6 +17,7 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=2233, ge=0, le=65535)
+    metrics_host: str = Field(default="", description="Address of the metrics; default the same.")
     metrics_port: int = Field(default=9090, ge=0, le=65535)
     deployment_name: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,64}$", description="The pack's name; its API servers must carry the same."

@@ -1,0 +1,114 @@
+"""Encoding beside the decode: batches of windows in worker threads, so that both of the engine's halves keep busy."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from babelrack.engine.runner import Runner
+    from babelrack.engine.sequence import Sequence
+
+# Encoding is some two thirds of the work: two batches beside the decode fill a CPU, and more would wait for memory.
+_WORKERS: Final = 2
+
+
+@dataclass(eq=False, slots=True)
+class EncodeJob:
+    """Windows of one checkpoint, all of one length, on their way through its encoder; `error` when that failed."""
+
+    runner: Runner
+    sequences: list[Sequence]
+    error: Exception | None = None
+
+
+class Encoding:
+    """Runs encoder batches in threads of its own on a CPU, and at once, in order with the decode, on a GPU.
+
+    The decode and each worker compute with their share of the CPU's threads while all are busy, and with more when
+    they are alone: a single window has the whole CPU for its encode and then for its decode.
+    """
+
+    def __init__(self, device: torch.device, threads: int, wake: Callable[[], None]) -> None:
+        self._threads = threads
+        self._wake = wake
+        self._jobs: queue.SimpleQueue[EncodeJob | None] = queue.SimpleQueue()
+        self._done: deque[EncodeJob] = deque()
+        self._lock = threading.Lock()
+        self._pending = 0
+        self._decoding = False
+        self.workers = min(_WORKERS, threads) if device.type == "cpu" and threads > 1 else 0
+        self._running: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the workers; before this, batches are encoded at once."""
+        for number in range(self.workers):
+            worker = threading.Thread(target=self._work, name=f"encoder-{number}", daemon=True)
+            worker.start()
+            self._running.append(worker)
+
+    def stop(self) -> None:
+        """End the workers after the batches that they have."""
+        for _ in self._running:
+            self._jobs.put(None)
+        for worker in self._running:
+            worker.join()
+        self._running.clear()
+
+    @property
+    def free(self) -> bool:
+        """Whether another batch would be begun at once."""
+        return self._pending < max(1, len(self._running))
+
+    def submit(self, job: EncodeJob) -> None:
+        """Encode a batch; `finished` has it when it is done."""
+        with self._lock:
+            self._pending += 1
+        if self._running:
+            self._jobs.put(job)
+        else:
+            self._encode(job)
+
+    @property
+    def done(self) -> bool:
+        """Whether `finished` has any."""
+        return bool(self._done)
+
+    def finished(self) -> list[EncodeJob]:
+        """The batches that are done since it was last asked."""
+        return [self._done.popleft() for _ in range(len(self._done))]
+
+    def share(self, *, decoding: bool) -> None:
+        """Give the calling thread its share of the CPU; called before each decode, and when there is none."""
+        self._decoding = decoding
+        if self._running and decoding:
+            _set_threads(max(1, self._threads // (1 + self._pending)))
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            others = self._pending - 1 + self._decoding
+            _set_threads(max(1, self._threads // (1 + others)))
+            self._encode(job)
+            self._wake()
+
+    def _encode(self, job: EncodeJob) -> None:
+        try:
+            job.runner.encode(job.sequences)
+        except Exception as error:
+            job.error = error
+        with self._lock:
+            self._pending -= 1
+        self._done.append(job)
+
+
+def _set_threads(threads: int) -> None:
+    """Threads of the kernels that the calling thread starts; other threads keep theirs."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
