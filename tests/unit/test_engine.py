@@ -141,6 +141,62 @@ def test_a_step_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatc
     assert engine.healthy
 
 
+def test_an_encoder_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatch):
+    runner = engine._lanes["base"].runner
+    encode, failed = runner.encode, threading.Event()
+
+    def fail_once(sequences):
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("out of memory")
+        encode(sequences)
+
+    monkeypatch.setattr(runner, "encode", fail_once)
+    assert Heard(engine, window("en-3s-a")).answer() == Lost("the engine failed on this audio: RuntimeError")
+    assert "library" in Heard(engine, window("en-3s-a")).answer().text
+    assert engine.healthy
+
+
+def test_a_window_that_leaves_while_it_is_encoded_frees_its_slot_after_the_encoder(engine, monkeypatch):
+    runner = engine._lanes["base"].runner
+    encode, entered, go_on = runner.encode, threading.Event(), threading.Event()
+
+    def wait(sequences):
+        entered.set()
+        assert go_on.wait(30)
+        encode(sequences)
+
+    monkeypatch.setattr(runner, "encode", wait)
+    gone = Heard(engine, window("en-3s-a"))
+    assert entered.wait(30)
+    engine.cancel(gone.sequence)
+    assert engine.load("base").running == 1
+    go_on.set()
+    assert "library" in Heard(engine, window("en-3s-a")).answer().text
+    assert engine.load("base").running == 0
+
+
+def test_an_engine_that_is_stuck_says_so(engine, monkeypatch):
+    runner = engine._lanes["base"].runner
+    encode, entered, go_on = runner.encode, threading.Event(), threading.Event()
+
+    def wait(sequences):
+        entered.set()
+        assert go_on.wait(30)
+        encode(sequences)
+
+    monkeypatch.setattr(runner, "encode", wait)
+    heard = Heard(engine, window("en-3s-a"))
+    assert entered.wait(30)
+    assert engine.alive
+    monkeypatch.setattr("babelrack.engine.engine._STUCK_SECONDS", 0.0)
+    assert not engine.alive
+    monkeypatch.undo()
+    go_on.set()
+    heard.answer()
+    assert engine.alive
+
+
 @pytest.mark.parametrize(("count", "concurrency"), [(1, 128), (2, 64), (3, 48)])
 def test_concurrency_is_sized_by_the_number_of_checkpoints(checkpoint, count, concurrency):
     names = [f"c{index}" for index in range(count)]

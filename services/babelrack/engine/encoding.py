@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ class EncodeJob:
     runner: Runner
     sequences: list[Sequence]
     error: Exception | None = None
+    began: float = 0.0
 
 
 class Encoding:
@@ -43,6 +45,7 @@ class Encoding:
         self._done: deque[EncodeJob] = deque()
         self._lock = threading.Lock()
         self._pending = 0
+        self._at_work: set[EncodeJob] = set()
         self._decoding = False
         self.workers = min(_WORKERS, threads) if device.type == "cpu" and threads > 1 else 0
         self._running: list[threading.Thread] = []
@@ -66,6 +69,12 @@ class Encoding:
     def free(self) -> bool:
         """Whether another batch would be begun at once."""
         return self._pending < max(1, len(self._running))
+
+    @property
+    def began(self) -> list[float]:
+        """When the batches began that are being encoded now, by the monotonic clock."""
+        with self._lock:
+            return [job.began for job in self._at_work]
 
     def submit(self, job: EncodeJob) -> None:
         """Encode a batch; `finished` has it when it is done."""
@@ -99,12 +108,16 @@ class Encoding:
             self._wake()
 
     def _encode(self, job: EncodeJob) -> None:
+        job.began = time.monotonic()
+        with self._lock:
+            self._at_work.add(job)
         try:
             job.runner.encode(job.sequences)
         except Exception as error:
             job.error = error
         with self._lock:
             self._pending -= 1
+            self._at_work.remove(job)
         self._done.append(job)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 # Windows in one batch, by the number of checkpoints that share the process.
 CONCURRENCY = {1: 128, 2: 64, 3: 48}
 _MAX_FAULTS = 3
+# No step and no batch of the encoder takes so long, on the slowest machine; one that does will never end.
+_STUCK_SECONDS = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,7 @@ class Engine:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._faults = 0
+        self._step_began: float | None = None
 
     def _lane(self, name: str, runner: Runner, share: int, encode_seconds: float) -> _Lane:
         each = slot_bytes(runner.dimensions, runner.dtype)
@@ -125,6 +129,13 @@ class Engine:
     def healthy(self) -> bool:
         """False once steps have failed several times in a row."""
         return self._faults < _MAX_FAULTS
+
+    @property
+    def alive(self) -> bool:
+        """False when a started engine is stuck in a step or in the encoder, or its thread is gone."""
+        began = [moment for moment in (self._step_began, *self._encoding.began) if moment is not None]
+        stuck = began and time.monotonic() - min(began) > _STUCK_SECONDS
+        return not stuck and (self._thread is None or self._stopping or self._thread.is_alive())
 
     def languages(self, checkpoint: str) -> frozenset[str]:
         """The languages that the checkpoint's vocabulary has tokens for."""
@@ -197,7 +208,10 @@ class Engine:
 
     def _run(self) -> None:
         while not self._stopping:
-            if not self.step():
+            self._step_began = time.monotonic()
+            worked = self.step()
+            self._step_began = None
+            if not worked:
                 with self._condition:
                     if not (
                         self._stopping or self._encoding.done or any(lane.arrivals for lane in self._lanes.values())
