@@ -47,6 +47,9 @@ def main(
         bool | None,
         typer.Option(help="Write docs/performance.md and bench/results/; default after a whole run that isn't quick."),
     ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Keep what was measured, beside what the kept results have of the rest.")
+    ] = False,
 ) -> None:
     """Measure Babelrack and its peers, one after another, each in a process of its own; nothing else should run."""
     wanted = set(experiments or Experiment)
@@ -63,8 +66,10 @@ def main(
         _guarded(results, "resources", partial(_resources, results))
     if Experiment.ISOLATION in wanted:
         _guarded(results, "isolation", partial(_isolation, results))
+    if update:
+        results = results.over(Results.read())
     report.show(results, Console())
-    if keep if keep is not None else not (quick or experiments or systems):
+    if update or (keep if keep is not None else not (quick or experiments or systems)):
         results.write()
         report.write(results)
         _say(f"written to {LATEST} and {report.DOCUMENT}")

@@ -63,6 +63,28 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
+    def over(self, earlier: "Results") -> "Results":
+        """Return these results, and what only the earlier ones on the same machine have."""
+        if self.machine != earlier.machine or self.threads != earlier.threads:
+            raise ValueError("the kept results are of another machine; measure all with `make bench`")
+        cells = {(cell.system, cell.length, cell.at_once): cell for cell in [*earlier.throughput, *self.throughput]}
+        measured = {
+            name for each in (self.throughput, self.accuracy, self.long_file) for name in (e.system for e in each)
+        }
+        return Results(
+            date=self.date,
+            machine=self.machine,
+            threads=self.threads,
+            quick=self.quick or earlier.quick,
+            versions=earlier.versions | self.versions,
+            throughput=list(cells.values()),
+            accuracy=list({each.system: each for each in [*earlier.accuracy, *self.accuracy]}.values()),
+            long_file=list({each.system: each for each in [*earlier.long_file, *self.long_file]}.values()),
+            resources=self.resources or earlier.resources,
+            isolation=self.isolation or earlier.isolation,
+            failed={name: why for name, why in earlier.failed.items() if name not in measured} | self.failed,
+        )
+
     def cell(self, system: str, length: int, at_once: int) -> Cell | None:
         """Return one cell of the throughput, None if it wasn't measured."""
         for cell in self.throughput:
