@@ -169,8 +169,8 @@ def test_a_pause_worth_leaving_out_separates_windows():
 
 
 def test_a_short_pause_stays_inside():
-    (first, *_) = cut(script(seconds((10, 0.9), (1.5, 0.0), (10, 0.9), (4, 0.0), (10, 0.9))))
-    assert first.end_s == pytest.approx(21.8, abs=0.1)
+    (first, *_) = cut(script(seconds((8, 0.9), (1.5, 0.0), (8, 0.9), (4, 0.0), (20, 0.9))))
+    assert first.end_s == pytest.approx(17.8, abs=0.1)
 
 
 def test_a_window_too_short_to_stand_alone_waits_for_more():
@@ -179,28 +179,28 @@ def test_a_window_too_short_to_stand_alone_waits_for_more():
 
 
 def test_a_long_window_is_cut_in_the_longest_pause_of_its_last_third():
-    speech = seconds((10, 0.9), (1.2, 0.0), (8.8, 0.9), (0.4, 0.0), (2, 0.9), (0.8, 0.0), (40, 0.9))
+    speech = seconds((7, 0.9), (1.2, 0.0), (6.3, 0.9), (0.4, 0.0), (1.6, 0.9), (0.8, 0.0), (40, 0.9))
     (first, second, *_) = cut(script(speech))
-    assert first.end_s == pytest.approx(22.8, abs=0.1)
-    assert second.start_s == pytest.approx(23.2 - 0.3, abs=0.1)
+    assert first.end_s == pytest.approx(16.9, abs=0.1)
+    assert second.start_s == pytest.approx(17.3 - 0.3, abs=0.1)
 
 
 def test_an_early_pause_is_better_than_none():
-    (first, *_) = cut(script(seconds((16, 0.9), (1, 0.0), (40, 0.9))))
-    assert first.end_s == pytest.approx(16.5, abs=0.1)
+    (first, *_) = cut(script(seconds((11, 0.9), (1, 0.0), (40, 0.9))))
+    assert first.end_s == pytest.approx(11.5, abs=0.1)
 
 
 def test_speech_without_a_pause_is_cut_where_it_is_weakest():
     probabilities = seconds((60, 0.9))
-    probabilities[800] = 0.4
+    probabilities[560] = 0.4
     (first, second, *_) = cut(script(probabilities))
-    assert first.end_s == pytest.approx(800 * FRAME_S, abs=2 * FRAME_S)
+    assert first.end_s == pytest.approx(560 * FRAME_S, abs=2 * FRAME_S)
     assert second.start_s == first.end_s
     samples = script(seconds((60, 0.9)))
     loud = samples.copy()
-    loud[810 * FRAME_SAMPLES + 1 : 811 * FRAME_SAMPLES] = 0
-    loud[811 * FRAME_SAMPLES + 1 : 812 * FRAME_SAMPLES] = 0
-    assert cut(loud)[0].end_s == 811 * FRAME_S
+    loud[570 * FRAME_SAMPLES + 1 : 571 * FRAME_SAMPLES] = 0
+    loud[571 * FRAME_SAMPLES + 1 : 572 * FRAME_SAMPLES] = 0
+    assert cut(loud)[0].end_s == pytest.approx(571 * FRAME_S)
 
 
 def test_thirty_seconds_of_speech_are_one_window_and_more_are_two():

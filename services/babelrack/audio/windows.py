@@ -2,7 +2,7 @@
 
 The policy sees one speech probability for each frame of 32 ms and no model. A window is one contiguous piece of the
 file, so its times are the file's. Up to 30 s, a file is one window. A longer one is walked frame by frame: a window
-opens a little before speech, closes at a pause that is worth leaving out, and when it grows to 28 s it is cut at the
+opens a little before speech, closes at a pause that is worth leaving out, and when it grows to 20 s it is cut at the
 best pause of its second half, or where the speech is weakest if there is none. As in WhisperX (Bain et al.,
 2023, https://arxiv.org/abs/2303.00747), cutting by voice activity is what lets windows be transcribed in parallel.
 """
@@ -35,9 +35,9 @@ class WindowPolicy:
     """Where to cut. Times in seconds."""
 
     longest_file_in_one: float = 30.0
-    longest: float = 28.0
-    """A window is cut at this length at the latest."""
-    shortest_cut: float = 15.0
+    longest: float = 20.0
+    """A window is cut at this length at the latest: attention costs the square of it, and 28 s read no better."""
+    shortest_cut: float = 10.0
     """A cut for length leaves at least this much before it."""
     preferred_share: float = 2 / 3
     """A pause in the rest of the window after this share of `longest` is preferred over an earlier one."""
