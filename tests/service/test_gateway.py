@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -608,6 +608,79 @@ def test_a_reload_leaves_running_requests_alone(
             assert httpx.get(f"{gateway.url}/x?language=mr", timeout=PATIENCE_S, trust_env=False).status_code == 200
             servers[2].hang_up.set()
             assert next(lines) == "last"
+
+
+@contextlib.contextmanager
+def reloadable(folder: Path, servers: list[ApiServer]) -> Iterator[tuple[Gateway, Callable[..., None]]]:
+    """A gateway, and a function that reloads it with replicas drained and returns once it works with that."""
+    site = write_site(folder, PACKS)
+    addresses = {name: [Address("127.0.0.1", s.port) for s in servers if s.pack == name] for name in PACKS}
+    with running(site, folder / "state", servers) as gateway:
+
+        def reload(*drained: ApiServer) -> None:
+            down = [Address("127.0.0.1", server.port) for server in drained]
+            config = render_nginx(site, standalone=gateway.paths, addresses=addresses, drained=down)
+            [digest] = re.findall(r"X-Babelrack-Configuration ([0-9a-f]{16}) ", config)
+            gateway.paths.config.write_text(config)
+            gateway.process.send_signal(signal.SIGHUP)
+
+            def works() -> bool:
+                health = httpx.get(f"{gateway.url}/health", trust_env=False)
+                return health.headers["x-babelrack-configuration"] == digest
+
+            wait_until(works, "the reloaded configuration")
+
+        yield gateway, reload
+
+
+def ports_of(gateway: Gateway, language: str) -> set[int]:
+    answers = [httpx.get(f"{gateway.url}/x?language={language}", trust_env=False) for _ in range(12)]
+    return {answer.json()["port"] for answer in answers}
+
+
+def test_a_drained_replica_finishes_what_it_has_and_gets_nothing_new(
+    tmp_path: Path, servers: list[ApiServer], http_client: httpx.Client
+) -> None:
+    with reloadable(tmp_path, servers) as (gateway, reload):
+        for server in servers:
+            server.hang_up.clear()
+        reload(servers[1])
+        with http_client.stream("GET", f"{gateway.url}/stream?language=hi") as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "first"
+            reload(servers[0])
+            assert ports_of(gateway, "hi") == {servers[1].port}
+            servers[0].hang_up.set()
+            assert next(lines) == "last"
+        reload()
+        assert ports_of(gateway, "hi") == {servers[0].port, servers[1].port}
+
+
+def test_a_pack_whose_replicas_are_all_drained_says_so_and_others_go_on(
+    tmp_path: Path, servers: list[ApiServer], http_client: httpx.Client
+) -> None:
+    with reloadable(tmp_path, servers) as (gateway, reload):
+        reload(servers[2])
+        refused = http_client.get(f"{gateway.url}/x?language=mr")
+        assert (refused.status_code, refused.headers["retry-after"]) == (502, str(RETRY_AFTER_S))
+        assert "western_sea" in refused.json()["message"]
+        assert ports_of(gateway, "hi") == {servers[0].port, servers[1].port}
+        reload()
+        assert ports_of(gateway, "mr") == {servers[2].port}
+
+
+def test_a_fleet_without_any_replica_has_a_gateway_that_says_so(tmp_path: Path, http_client: httpx.Client) -> None:
+    site = write_site(tmp_path, PACKS)
+    fleet = yaml.safe_load((tmp_path / "site.yaml").read_text()) | {"fleet": {"shared": "a", "gateway": "a"}}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(fleet))
+    site = load_site(tmp_path / "site.yaml")
+    with running(site, tmp_path / "state", []) as gateway:
+        assert http_client.get(f"{gateway.url}/health").json() == {"status": "healthy"}
+        for query, code in (("?language=hi", "LANGUAGE_NOT_ENABLED"), ("", "LANGUAGE_MISSING")):
+            answer = http_client.post(f"{gateway.url}/v1/listen{query}", content=b"x")
+            assert (answer.status_code, answer.json()["error_code"], answer.json()["languages"]) == (400, code, [])
+            assert "has a replica yet" in answer.json()["message"]
+    assert findings(gateway.paths.config) == []
 
 
 def test_nothing_is_left_when_the_gateway_is_told_to_end(tmp_path: Path, servers: list[ApiServer]) -> None:

@@ -21,7 +21,21 @@ MAY_IMPORT = {
     "model_server": {"engine", "checkpoints", "audio", "pairing", "licensing"},
     "api_server": {"audio", "pairing", "licensing", "keys", "packs"},
     "local": {"packs", "licensing", "keys"},
-    "cli": {"license_proxy", "packs", "checkpoints", "licensing", "keys", "local", "client"},
+    "provider": {"packs"},
+    "release": set(),
+    "fleet": {"packs", "licensing"},
+    "cli": {
+        "license_proxy",
+        "packs",
+        "checkpoints",
+        "licensing",
+        "keys",
+        "local",
+        "provider",
+        "release",
+        "fleet",
+        "client",
+    },
 }
 NEVER_TORCH = set(ROOMS) - {"engine", "model_server"}
 

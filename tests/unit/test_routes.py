@@ -79,6 +79,39 @@ def test_replicas_without_addresses_are_refused_until_someone_knows_them(tmp_pat
     assert "server [fd00::2]:7100 " in render_nginx(site, addresses=known)
 
 
+def test_a_pack_of_a_fleet_is_routed_once_it_has_a_replica(tmp_path: Path) -> None:
+    fleet = {"deployments": {}, "fleet": {"shared": "a", "gateway": "a"}, "gateway": {"default_pack": "two"}}
+    site = site_of(tmp_path, {"one": "hi", "two": "es"}, **fleet)
+    assert Routes.from_site(site).to_dict() == {"languages": {}, "aggregators": {}, "packs": {}, "default_pack": None}
+    assert "no pack of this site has a replica yet" in render_nginx(site)
+    one = Routes.from_site(site, {"one": [Address("10.0.0.1", 7100)]})
+    assert (one.codes, one.default_pack) == (("hi", "multi-one"), None)
+    both = Routes.from_site(site, {"one": [Address("10.0.0.1", 7100)], "two": [Address("10.0.0.2", 7100)]})
+    assert (both.languages, both.default_pack) == ({"hi": "one", "es": "two"}, "two")
+
+
+def test_packs_of_a_fleet_may_have_the_same_ports_since_they_are_on_hosts_of_their_own(tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"is port 7100 on 127\.0\.0\.1"):
+        site_of(tmp_path, {"one": "hi", "two": "es"}, deployments={})
+    site_of(tmp_path, {"one": "hi", "two": "es"}, deployments={}, fleet={"shared": "a", "gateway": "a"})
+
+
+def test_a_drained_replica_is_down_for_nginx_and_unknown_to_clients(tmp_path: Path) -> None:
+    first, second = Address("10.0.0.1", 7100), Address("10.0.0.2", 7100)
+    site = site_of(
+        tmp_path, {"one": "hi"}, deployments={"one": {"replicas": 2, "addresses": [str(first), str(second)]}}
+    )
+
+    def served(*drained: Address) -> tuple[list[str], list[str]]:
+        config = render_nginx(site, drained=drained)
+        return re.findall(r"server (10\S+) .*;(?<! down;)", config), re.findall(r'"http://([^"]+)"', config)
+
+    assert served() == (["10.0.0.1:7100", "10.0.0.2:7100"],) * 2
+    assert served(second) == (["10.0.0.1:7100"],) * 2
+    assert served(first, second) == ([], ["10.0.0.1:7100", "10.0.0.2:7100"])  # a pack has some address
+    assert served(Address("10.0.0.3", 7100)) == served()
+
+
 names = st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True)
 
 
@@ -199,6 +232,43 @@ def test_routes_are_printed_in_every_form(form: str, monkeypatch: pytest.MonkeyP
         assert done.stdout == render_nginx(load_site(LOCAL))
     if form == "json":
         assert Routes.from_dict(json.loads(done.stdout)) == routes
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Path:
+    site_of(tmp_path, {"one": "hi", "two": "es"}, deployments={}, fleet={"shared": "a", "gateway": "a"})
+    return tmp_path / "site.yaml"
+
+
+def test_routes_takes_the_replicas_that_terraform_claimed_and_says_which_pack_has_none(fleet: Path) -> None:
+    options = ["--site", str(fleet), "--format", "nginx", "--replica", "one=10.0.0.1:7100", "--replica"]
+    options += ["one=[fd00::2]:7100", "--drained", "[fd00::2]:7100", "--drained", "10.0.0.9:7100"]
+    done = CliRunner().invoke(routes_app, options)
+    addresses = {"one": [Address("10.0.0.1", 7100), Address("fd00::2", 7100)]}
+    assert done.stdout == render_nginx(load_site(fleet), addresses=addresses, drained=[Address("fd00::2", 7100)])
+    assert "server [fd00::2]:7100 max_fails=2 fail_timeout=5s down;" in done.stdout
+    assert done.stderr.splitlines() == [
+        "the pack two has no replica yet; its languages are not routed until it has one",
+        "--drained 10.0.0.9:7100 is no replica of this site; nothing was drained for it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--replica", "10.0.0.1:7100"], "--replica is '10.0.0.1:7100'; write PACK=HOST:PORT"),
+        (["--replica", "tow=a:1"], "--replica names the pack 'tow', which this site doesn't run; did you mean 'two'?"),
+        (["--replica", "one=a"], "--replica is 'a'; write host:port, or [address]:port for IPv6"),
+        (
+            ["--replica", "one=a:1", "--replica", "two=a:1"],
+            "--replica gives a:1 to one and again to two; leave one out",
+        ),
+        (["--drained", "a:0"], "--drained is 'a:0'; write a port from 1 to 65535 after the last colon"),
+    ],
+)
+def test_a_replica_that_can_not_be_meant_is_refused(fleet: Path, options: list[str], sentence: str) -> None:
+    done = CliRunner().invoke(routes_app, ["--site", str(fleet), "--format", "nginx", *options])
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"{sentence}\n")
 
 
 def test_routes_of_a_wrong_site_are_a_sentence_and_exit_code_1(tmp_path: Path) -> None:

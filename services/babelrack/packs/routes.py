@@ -33,7 +33,8 @@ class Routes:
     def from_site(cls, site: Site, addresses: Mapping[str, Sequence[Address]] | None = None) -> Routes:
         """The routes of a site; `addresses` says where packs' API servers are when the site file doesn't.
 
-        Raises `PackError` for a pack with several replicas whose addresses are nowhere.
+        A pack of a fleet that has no replica yet is left out. Elsewhere a pack whose addresses are nowhere raises
+        `PackError`.
         """
         languages: dict[str, str] = {}
         aggregators: dict[str, str] = {}
@@ -41,6 +42,8 @@ class Routes:
         faults: list[Fault] = []
         for name, deployment in site.deployments.items():
             replicas = (addresses or {}).get(name) or deployment.addresses
+            if not replicas and site.fleet is not None:
+                continue
             if not replicas:
                 message = f"is missing; list the host:port of each of the {deployment.replicas} replicas"
                 faults.append(Fault(f"deployments.{name}.addresses", message))
@@ -51,7 +54,8 @@ class Routes:
                     table[code] = name
         if faults:
             raise PackError(faults)
-        return cls(languages, aggregators, packs, site.gateway.default_pack)
+        default = site.gateway.default_pack if site.gateway.default_pack in packs else None
+        return cls(languages, aggregators, packs, default)
 
     @classmethod
     def from_dict(cls, data: Any) -> Routes:

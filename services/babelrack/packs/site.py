@@ -144,7 +144,7 @@ class DeploymentOverride(BaseModel):
         default=(),
         strict=False,
         description="Where the gateway finds this pack's API servers, one host:port a replica; "
-        "127.0.0.1 and the pack's api port when left out.",
+        "127.0.0.1 and the pack's api port when left out, and in a fleet the hosts that Terraform claimed.",
     )
 
 
@@ -262,7 +262,7 @@ class Deployment:
     replicas: int
     host: Host
     addresses: tuple[Address, ...]
-    """Where the gateway finds the API servers; empty when the site has several replicas and names none of them."""
+    """Where the gateway finds API servers; empty when the site names none and is a fleet or has several replicas."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +305,31 @@ def load_site(path: Path) -> Site:
         raise error.in_file(file) from None
 
 
+def load_deployment(path: Path, name: str) -> tuple[Deployment, Fleet | None]:
+    """One pack as a site file has it, and the site's fleet; the files of its other packs are not read.
+
+    So a fault in another pack's file is no fault here; `load_site` finds what two packs contradict each other in.
+    Raises `PackError` with every fault.
+    """
+    try:
+        return _one_deployment(path, _site_file(path), name)
+    except PackError as error:
+        raise error.in_file(str(path)) from None
+
+
+def _one_deployment(path: Path, written: SiteFile, name: str) -> tuple[Deployment, Fleet | None]:
+    if name not in written.packs:
+        fault = Fault("packs", f"has no {shown(name)}; {_choose(name, list(written.packs))}, or add it to the list")
+        raise PackError([fault])
+    faults: list[Fault] = []
+    packs = _load_packs(path, project_root(path) / written.packs_dir, (name,), faults)
+    if faults:
+        raise PackError(faults)
+    pack_file, pack = packs[name]
+    override = written.deployments.get(name, DeploymentOverride())
+    return _deployment(pack, pack_file, override, fleet=written.fleet is not None), written.fleet
+
+
 def _site_file(path: Path) -> SiteFile:
     data = read_document(path)
     if not isinstance(data, dict):
@@ -318,7 +343,8 @@ def _site(path: Path, written: SiteFile) -> Site:
     deployments = {}
     for name, (file, pack) in _load_packs(path, root / written.packs_dir, written.packs, faults).items():
         try:
-            deployments[name] = _deployment(pack, file, written.deployments.get(name, DeploymentOverride()))
+            override = written.deployments.get(name, DeploymentOverride())
+            deployments[name] = _deployment(pack, file, override, fleet=written.fleet is not None)
         except PackError as error:
             faults += error.faults
     site = Site(
@@ -380,7 +406,7 @@ def _near(file: Path, site: Path) -> Path:
         return file
 
 
-def _deployment(pack: Pack, file: Path, override: DeploymentOverride) -> Deployment:
+def _deployment(pack: Pack, file: Path, override: DeploymentOverride, *, fleet: bool) -> Deployment:
     where = f"deployments.{pack.name}"
     faults: list[Fault] = []
     ports, host = pack.ports, pack.host
@@ -403,7 +429,7 @@ def _deployment(pack: Pack, file: Path, override: DeploymentOverride) -> Deploym
                 f"lists {len(addresses)} for {replicas} replicas; list one host:port a replica, or change replicas",
             )
         )
-    if not addresses and replicas == 1:
+    if not addresses and replicas == 1 and not fleet:
         addresses = (Address("127.0.0.1", ports.api),)
     if faults:
         raise PackError(faults)
