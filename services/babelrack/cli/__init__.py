@@ -26,15 +26,26 @@ class Command:
     panel: str
 
 
-_RACK, _PACKS, _OPERATIONS = "Run", "Packs", "Licence, keys, checkpoints"
+_RACK, _FLEET, _PACKS, _OPERATIONS = "Run", "Fleet", "Packs", "Licence, keys, checkpoints"
 COMMANDS = {
     "up": Command("up", "up", "Start packs on this machine, each with its own servers, behind nginx.", _RACK),
     "down": Command("down", "down", "Stop what `up` started.", _RACK),
     "status": Command("status", "status", "How every deployment is: health, checkpoints, load.", _RACK),
     "transcribe": Command("transcribe", "transcribe", "Transcribe audio files through the gateway.", _RACK),
+    "apply": Command("apply", "apply", "Claim hosts for a pack, then roll it there.", _FLEET),
+    "scale": Command("scale", "scale", "Give a pack more hosts or fewer.", _FLEET),
+    "rollback": Command("rollback", "rollback", "Let a pack run its previous release again.", _FLEET),
+    "destroy": Command("destroy", "destroy", "Take a pack off the fleet and give its hosts back.", _FLEET),
+    "doctor": Command("doctor", "doctor", "Find what is wrong with a live site, each with its fix.", _FLEET),
     "packs": Command("packs", "app", "Check and show pack files.", _PACKS),
     "routes": Command("routes", "routes", "Which pack serves which language, for nginx and for clients.", _PACKS),
+    "new": Command("new", "app", "Make files to start from: a pack.", _PACKS),
+    "provider": Command("provider", "app", "Install the Terraform provider.", _OPERATIONS),
+    "release": Command("release", "app", "Build, list and verify what hosts install.", _OPERATIONS),
     "checkpoints": Command("checkpoints", "app", "Fetch, verify and show checkpoints.", _OPERATIONS),
+    "canary": Command(
+        "canary", "canary", "Ask one API server for a clip with known text, as a roll does.", _OPERATIONS
+    ),
     "license": Command("license", "app", "Issue and inspect licences, show usage.", _OPERATIONS),
     "keys": Command("keys", "app", "Add, list and revoke client keys.", _OPERATIONS),
 }

@@ -18,13 +18,16 @@ from rich.text import Text
 from babelrack.cli.rack import SITE, STATE, StateOption, running_rack
 from babelrack.cli.rack_display import STYLES
 from babelrack.client import read_routes
+from babelrack.fleet.gathering import gather
 from babelrack.local.probe import Probe, http_probe, redis_probe
 from babelrack.local.secrets import Secrets
 from babelrack.local.service import Role
+from babelrack.packs.pool import load_pool
 from babelrack.packs.routes import Routes
 from babelrack.packs.site import Address, load_site
 
 if TYPE_CHECKING:
+    from babelrack.fleet.facts import Answer
     from babelrack.local.state import RackRecord
 
 DEGRADED, NOT_RUNNING = 1, 3
@@ -53,6 +56,8 @@ class DeploymentStatus:
     redis: str | None = None
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     restarts: int = 0
+    host: str | None = None
+    """In a fleet, the host that carries the replica."""
 
 
 @dataclass
@@ -97,11 +102,13 @@ def status(
     Asks what `up` runs here, unless a site or a gateway is named. Exit code 0 when all is healthy, 1 when something
     isn't, 3 when nothing answers.
     """
-    found = asyncio.run(_ask(site, gateway, running_rack(state)))
+    fleet = _ask_fleet(site) if site and not gateway else None
+    found = fleet or asyncio.run(_ask(site, gateway, running_rack(state)))
     if format_ is Format.JSON:
         typer.echo(json.dumps(asdict(found) | {"exit_code": found.exit_code}, indent=2, ensure_ascii=False))
     elif found.exit_code == NOT_RUNNING:
-        typer.echo("Nothing answers; start it with `babelrack up`.")
+        fix = f"ask `babelrack doctor --site {site}`" if fleet else "start it with `babelrack up`"
+        typer.echo(f"Nothing answers; {fix}.")
     else:
         _print(found)
     raise typer.Exit(found.exit_code)
@@ -160,6 +167,42 @@ async def _ask_site(client: httpx.AsyncClient, file: Path) -> RackStatus:
     return await _Question(client, Routes.from_site(site).packs).ask(probes)
 
 
+def _ask_fleet(file: Path) -> RackStatus | None:
+    """Each replica as its own host sees it: API servers let only the gateway in. None when the site has no fleet."""
+    site = load_site(file)
+    if site.fleet is None:
+        return None
+    facts = gather(site, load_pool(file.with_name("hosts.yaml")), file.absolute().parent)
+    rows = []
+    for pack, replicas in (facts.states or {}).items():
+        for replica in replicas:
+            port = site.deployments[pack].ports.api if pack in site.deployments else 0
+            row = DeploymentStatus(pack, f"http://{Address(replica.address, port)}", host=replica.host)
+            host = facts.hosts.get(replica.host)
+            pair = host.pairs.get(pack) if host else None
+            if pair and pair.api:
+                _take(row, pair.api)
+            else:
+                row.reason = (host.fault if host else "not in hosts.yaml") or "was never rolled"
+            rows.append(row)
+    shared = []
+    proxy = facts.hosts[site.fleet.shared].license_proxy
+    for name, answer in (("nginx", facts.gateway), ("license-proxy", proxy)):
+        if answer:
+            status_ = "healthy" if name == "nginx" and not answer.error else answer.health
+            shared.append(SharedStatus(name, answer.url, status_, answer.reason or None))
+        else:
+            shared.append(SharedStatus(name, site.fleet.shared, UNREACHABLE, "doesn't run"))
+    return RackStatus(rows, shared)
+
+
+def _take(row: DeploymentStatus, answer: Answer) -> None:
+    row.status, row.reason, body = answer.health, answer.reason or None, answer.body
+    row.uptime_s, row.version = body.get("uptime_s"), body.get("version")
+    row.license, row.redis = body.get("license"), body.get("redis")
+    row.checkpoints = (body.get("model_server") or {}).get("checkpoints") or []
+
+
 def _gateway_probe(url: str, client: httpx.AsyncClient) -> Probe:
     return http_probe(f"{url.rstrip('/')}/routes.json", client)
 
@@ -213,7 +256,8 @@ def _print(found: RackStatus) -> None:
     for heading in ("concurrency", "active", "queued", "uptime"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found.deployments:
-        head: list[Text | str] = [row.deployment, _health(row)]
+        name = f"{row.deployment} on {row.host}" if row.host else row.deployment
+        head: list[Text | str] = [name, _health(row)]
         for checkpoint in row.checkpoints or [{}]:
             load = [str(checkpoint.get(name, "")) for name in ("concurrency", "active", "queued")]
             table.add_row(*head, checkpoint.get("name", ""), *load, _duration(row.uptime_s))
