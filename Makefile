@@ -21,8 +21,8 @@ setup: ## Debian packages, .venv, the demo's checkpoint (DEMO_CHECKPOINT=URL for
 	@setup/setup.sh
 
 .PHONY: demo
-demo: setup ## Two packs, five languages, through nginx; then everything is down again
-	@python demo/demo.py
+demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything is down again
+	@python -m demo
 
 .PHONY: test
 test: lint ## Lint, unit tests, then service tests with real processes (ARGS="-k words" for pytest)
@@ -35,6 +35,18 @@ lint: setup ## ruff, mypy, yamllint
 	ruff format --check
 	mypy
 	git ls-files --cached --others --exclude-standard -z -- '*.yml' '*.yaml' | xargs --null --no-run-if-empty yamllint --strict
+
+.PHONY: molecule
+molecule: setup ## Roles on lab hosts, two at a time (ROLE=redis for one)
+	@molecule/run $(ROLE)
+
+.PHONY: lab
+lab: setup ## Throw-away on-prem hosts (HOSTS=6; more: python -m lab --help)
+	@python -m lab up $(or $(HOSTS),2)
+
+.PHONY: lab-down
+lab-down: ## Remove all lab hosts of this checkout
+	@python -m lab down --all
 
 .PHONY: bench
 bench: setup ## Measure against peers, side by side (VLLM=1 adds vLLM)

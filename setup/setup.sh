@@ -52,6 +52,9 @@ install_packages() {
             case $package in
                 nginx-light) systemctl disable --quiet nginx.service || true ;;
                 redis-server) systemctl disable --quiet redis-server.service || true ;;
+                prometheus) systemctl disable --quiet prometheus.service || true ;;
+                openssh-server) systemctl disable --quiet ssh.service || true ;;
+                prometheus) systemctl disable --quiet prometheus.service || true ;;
             esac
         done
     fi

@@ -1,4 +1,4 @@
-"""`make demo`, with ports of its own."""
+"""The demo without lab hosts, with ports of its own."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(900)
 def demo(tmp_path):
     site = write_site(["indic", "future"], tmp_path)
     rack = Rack(tmp_path / "rack", site)
-    command = [sys.executable, str(PROJECT / "demo/demo.py"), "--site", str(site), "--state", str(rack.state)]
+    command = [sys.executable, "-m", "demo.local", "--site", str(site), "--state", str(rack.state)]
     process = subprocess.Popen(
         command, cwd=PROJECT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=None,

@@ -1,0 +1,1 @@
+"""What Babelrack does, shown."""
