@@ -54,7 +54,6 @@ install_packages() {
                 redis-server) systemctl disable --quiet redis-server.service || true ;;
                 prometheus) systemctl disable --quiet prometheus.service || true ;;
                 openssh-server) systemctl disable --quiet ssh.service || true ;;
-                prometheus) systemctl disable --quiet prometheus.service || true ;;
             esac
         done
     fi

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from babelrack.licensing import LicenseState
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from babelrack.api_server.admission import Admission
+    from babelrack.api_server.health import Health
+    from babelrack.api_server.pair import Pair
+    from babelrack.licensing import LicenseGate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -45,6 +53,22 @@ class Metrics:
         build = Gauge("api_deployment", "Always 1; its label is the pack.", ["deployment"], registry=self.registry)
         build.labels(deployment).set(1)
 
+    def watch(self, health: Callable[[], Health], pair: Pair, gate: LicenseGate) -> None:
+        """Show what `/health` says, as numbers to alert on."""
+        healthy = Gauge("api_healthy", "Whether requests are served: 1 or 0.", registry=self.registry)
+        healthy.set_function(lambda: health().status != "unhealthy")
+        degraded = Gauge("api_degraded", "Whether something is wrong all the same: 1 or 0.", registry=self.registry)
+        degraded.set_function(lambda: health().status == "degraded")
+        wrong = Gauge("api_wrong_pair", "Whether the model server is another pack's: 1 or 0.", registry=self.registry)
+        wrong.set_function(lambda: pair.mismatched)
+        license_ = Gauge("api_license", "1 for the licence's state, 0 for others.", ["state"], registry=self.registry)
+        for state in get_args(LicenseState):
+            license_.labels(state).set_function(partial(_is, gate, state))
+
     def exposition(self) -> bytes:
         """The text that `GET /metrics` answers."""
         return generate_latest(self.registry)
+
+
+def _is(gate: LicenseGate, state: str) -> float:
+    return float(gate.state == state)

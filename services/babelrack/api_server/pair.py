@@ -99,6 +99,11 @@ class Pair:
             self.languages,
         )
 
+    @property
+    def mismatched(self) -> bool:
+        """Whether the model server that answered last is another pack's."""
+        return self.health is not None and self._mismatch(self.health) is not None
+
     async def _keep_polling(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
@@ -128,6 +133,13 @@ class Pair:
         self._set(self._verdict(health))
 
     def _verdict(self, health: ModelHealth) -> str | None:
+        if mismatch := self._mismatch(health):
+            return mismatch
+        if health.status != "healthy":
+            return f"the model server is {health.status}" + (f": {health.reason}" if health.reason else "")
+        return None
+
+    def _mismatch(self, health: ModelHealth) -> str | None:
         if health.deployment != self._deployment:
             return (
                 f"wrong pair: this API server is {self._deployment}, the model server at {self.client.base_url} "
@@ -138,8 +150,6 @@ class Pair:
                 f"wrong pair: this API server's aggregator is {self._aggregator}, the model server's "
                 f"{health.aggregator}; set AGGREGATOR so that they agree"
             )
-        if health.status != "healthy":
-            return f"the model server is {health.status}" + (f": {health.reason}" if health.reason else "")
         return None
 
     def _set(self, fault: str | None) -> None:

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     license_key: SecretStr | None = None
     license_key_file: Path | None = None
     license_grace_seconds: float = Field(default=86_400, ge=0, description="How long a good answer of the proxy holds.")
-    redis_url: str = Field(default="", description="Shared limits; wins over REDIS_HOST. Empty: limits are local.")
+    redis_url: str = Field(
+        default="", description="Shared limits, redis://user@host:port; wins over REDIS_HOST. Empty: limits are local."
+    )
     redis_host: str = ""
     redis_password_file: Path | None = None
     keys_file: Path | None = Field(default=None, description="Hashed client keys.")
