@@ -25,15 +25,17 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint ## Lint, unit tests, then service tests with real processes (ARGS="-k words" for pytest)
+test: lint ## Lint, unit tests, service tests with real processes, fleet tests on hosts (ARGS="-k words" for pytest)
 	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
 	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	python -m pytest tests/fleet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: lint
-lint: setup ## ruff, mypy, yamllint
+lint: setup ## ruff, mypy, yamllint, ansible-lint
 	@ruff check
 	ruff format --check
 	mypy
+	ANSIBLE_ROLES_PATH=ansible/roles ANSIBLE_INVENTORY_PLUGINS=ansible/plugins/inventory ansible-lint -q
 	git ls-files --cached --others --exclude-standard -z -- '*.yml' '*.yaml' | xargs --null --no-run-if-empty yamllint --strict
 
 .PHONY: molecule

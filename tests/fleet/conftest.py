@@ -1,0 +1,58 @@
+"""What tests on lab hosts share."""
+
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lab import Lab, LabClash, LabUnavailable  # noqa: E402
+from lab.laboratory import labs  # noqa: E402
+
+LabMaker = Callable[[str], Lab]
+
+
+@pytest.fixture(scope="session")
+def make_lab() -> Iterator[LabMaker]:
+    """Makes labs, empty and for this test run alone; they are taken down at its end.
+
+    Where hosts can't be made the test is skipped with the reason, or fails if BABELRACK_REQUIRE_LAB=1.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+    def make(purpose: str) -> Lab:
+        prefix = f"t{zlib.crc32(f'{ROOT} {purpose}'.encode()):08x}-{worker}"
+        for left in labs():
+            if left.startswith(f"{prefix}-"):
+                Lab(left).down()
+        for number in count():
+            lab = Lab(f"{prefix}-{number}", say=print)
+            try:
+                lab.up(0)
+            except LabClash:
+                continue
+            except LabUnavailable as error:
+                if os.environ.get("BABELRACK_REQUIRE_LAB") == "1":
+                    raise
+                pytest.skip(str(error))
+            made.callback(lab.down)
+            return lab
+        raise AssertionError
+
+    with ExitStack() as made:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def lab(make_lab: LabMaker, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab of this module's own; it has no hosts until a test says `lab.up(n)`."""
+    lab = make_lab(request.module.__name__)
+    yield lab
+    lab.down()
