@@ -11,6 +11,8 @@ from bench.process import Process
 from bench.systems import SYSTEMS, Transcriber
 
 REPEATS = 3
+# Of the other cells one run each shows the shape; all repeats of all of them would take most of a day.
+REPEATED = {(11, 1), (11, 16)}
 # A cell whose repeats take longer than this has two of them instead of three.
 ENOUGH_S = 90.0
 
@@ -37,13 +39,15 @@ class Cell:
 
 
 def inside(transcriber: Transcriber, *, length: int, at_once: int, quick: bool) -> dict[str, Any]:
-    """Measure one cell in the system's process, after one batch as a warm-up."""
+    """Measure one cell in the system's process, after some clips of that length as a warm-up."""
     requests = workload.requests(length, at_once, quick=quick)
     audio_s = workload.seconds(requests)
-    transcriber.transcribe(requests[:at_once], at_once)
+    repeated = not quick and (length, at_once) in REPEATED
+    warm_up = at_once if repeated else min(at_once, 4)
+    transcriber.transcribe(requests[:warm_up], warm_up)
     rtfx: list[float] = []
     started = time.perf_counter()
-    for _ in range(1 if quick else REPEATS):
+    for _ in range(REPEATS if repeated else 1):
         began = time.perf_counter()
         transcriber.transcribe(requests, at_once)
         rtfx.append(audio_s / (time.perf_counter() - began))
