@@ -302,12 +302,16 @@ def test_an_apply_that_is_killed_half_way_is_healed_by_the_next(project, indic, 
     running.stdout.close()
     assert 1 <= len(machines.claims) < 3
     planned = indic.plan()
-    assert planned.actions == {REPLICA.format(index): "create" for index in range(3)}
-    assert re.search(r"Warning: \w/place-0 will be taken over by indic replica \d of site lab", planned.text)
-    assert "in no state: an apply was cut short, or its state was lost" in planned.text
+    # Terraform may have written the first claim into the state before it was killed.
+    assert planned.actions
+    assert planned.actions.items() <= {REPLICA.format(index): "create" for index in range(3)}.items()
     before = machines.claims
+    unknown = len(before) - (3 - len(planned.actions))
+    taken_over = r"Warning: \w/place-0 will be taken over by indic replica \d of site lab"
+    assert len(re.findall(taken_over, planned.text)) == unknown
+    assert ("in no state: an apply was cut short, or its state was lost" in planned.text) == bool(unknown)
     done = indic.apply()
-    assert re.search(r"Warning: \w/place-0 is taken over by indic replica \d of site lab", done.text)
+    assert len(re.findall(r"Warning: \w/place-0 is taken over by indic replica \d of site lab", done.text)) == unknown
     assert before.items() <= machines.claims.items()
     assert len(machines.claims) == 3
     assert sorted(indic.hosts().values()) == sorted(host for host, _ in machines.claims)
