@@ -300,7 +300,7 @@ def test_an_apply_that_is_killed_half_way_is_healed_by_the_next(project, indic, 
     running.send_signal(signal.SIGKILL)
     running.wait()
     running.stdout.close()
-    assert 1 <= len(machines.claims) < 3
+    assert machines.claims
     planned = indic.plan()
     # Terraform may have written the first claim into the state before it was killed.
     assert planned.actions
