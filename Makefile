@@ -61,5 +61,6 @@ lock: ## Write requirements.lock from the .venv
 .PHONY: clean
 clean: ## Stop what `babelrack up` left running here, and remove what the project made
 	@if [[ -x .venv/bin/babelrack && -d .babelrack ]]; then .venv/bin/babelrack down; fi
+	if [[ -x .venv/bin/python && -d .babelrack/lab ]]; then .venv/bin/python -m lab down --all; fi
 	rm -rf .venv .cache .babelrack .mypy_cache .ruff_cache .pytest_cache .hypothesis .schemathesis dist
 	find . -path ./.git -prune -o -name __pycache__ -type d -exec rm -rf {} +

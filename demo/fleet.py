@@ -82,24 +82,26 @@ def _fleet(project: LabProject) -> int:
     _must(project.playbook("site.yml"))
     gateway = f"http://{project.lab.hosts[0].address}:8080"
     _head("five clips through the gateway")
-    failed = transcribe(gateway, clips(*FIRST_CLIPS), console)
+    key = project.client_key.read_text().strip()
+    failed = transcribe(gateway, clips(*FIRST_CLIPS), console, key)
     _head("babelrack apply future, while clips go on")
-    with Visitor(gateway) as visitor:
+    with Visitor(gateway, key) as visitor:
         _must(project.run("babelrack", "apply", "future", "--site", project.site_file, "--yes"))
     console.print(f"{visitor.answered} clips were answered meanwhile, {visitor.failed} failed.")
     _head("all three packs")
-    failed += transcribe(gateway, clips(*FIRST_CLIPS, *LAST_CLIPS), console)
+    failed += transcribe(gateway, clips(*FIRST_CLIPS, *LAST_CLIPS), console, key)
     return failed + visitor.failed
 
 
 class Visitor(threading.Thread):
     """Sends one clip after another to the packs that are there, while it is entered."""
 
-    def __init__(self, gateway: str) -> None:
+    def __init__(self, gateway: str, api_key: str) -> None:
         super().__init__(daemon=True)
         self.answered = 0
         self.failed = 0
         self._gateway = gateway
+        self._api_key = api_key
         self._over = threading.Event()
 
     def __enter__(self) -> Visitor:
@@ -113,7 +115,7 @@ class Visitor(threading.Thread):
     def run(self) -> None:
         """Ask, pause, ask again."""
         routes = read_routes(f"{self._gateway}/routes.json")
-        with Client(dict.fromkeys(routes.codes, self._gateway)) as client:
+        with Client(dict.fromkeys(routes.codes, self._gateway), api_key=self._api_key) as client:
             while not self._over.wait(0.5):
                 for name, language in (("id-3s-b", "id"), ("en-3s-a", "en")):
                     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babelrack.credentials import write_private
+from babelrack.keys.file import add_key
 from babelrack.licensing.document import generate_license_key, generate_signing_key, issue, key_sha256
 from babelrack.provider.install import install_in_project
 from lab.laboratory import ROOT
@@ -52,6 +53,14 @@ class LabProject:
         install_in_project(self.folder)
         if not (self.secrets / "license.jws").exists():
             self.issue_license()
+        if not self.client_key.exists():
+            key = add_key(self.secrets / "keys.json", "lab", requests_per_minute=None, concurrency=None)
+            write_private(self.client_key, key + "\n")
+
+    @property
+    def client_key(self) -> Path:
+        """The key of a client, in the clear."""
+        return self.secrets / "client-key"
 
     def issue_license(self, *, days: float = _LICENSE_DAYS) -> None:
         """Sign a licence for every language, and keep it where the roles look for it; its signing key is forgotten."""
