@@ -25,10 +25,13 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint ## Lint, unit tests, service tests with real processes, fleet tests on hosts (ARGS="-k words" for pytest)
+test: lint ## Lint, unit tests, then service tests with real processes (ARGS="-k words" for pytest)
 	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
 	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
-	python -m pytest tests/fleet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+.PHONY: fleet
+fleet: setup ## Fleet tests: real Terraform, Ansible and SSH, on loopback and lab hosts (ARGS="-k words" for pytest)
+	@python -m pytest tests/fleet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint
