@@ -49,7 +49,7 @@ def test_its_certificate_is_for_its_name_and_the_packs_names(host):
 
 
 def test_a_certificate_that_was_to_end_was_made_anew_and_is_in_use(host):
-    before, now = (host.file(path).content_string for path in ("/root/certificate-before", CERTIFICATE))
+    before, now = (host.file(path).content_string for path in ("/run/certificate-before", CERTIFICATE))
     assert before != now
     assert "Verify return code: 0" in host.check_output(
         f"openssl s_client -connect 127.0.0.1:443 -CAfile {CERTIFICATE} </dev/null 2>&1"

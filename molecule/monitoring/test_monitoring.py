@@ -103,7 +103,7 @@ def test_what_answers_is_up_and_what_does_not_is_not(ask):
 
 def test_a_new_replica_is_watched_without_a_restart(host):
     """The side effect added future-0, which the test above finds among the targets."""
-    before = host.file("/root/prometheus-before").content_string.strip()
+    before = host.file("/run/prometheus-before").content_string.strip()
     assert host.check_output("systemctl show --property MainPID --value prometheus") == before
 
 

@@ -88,7 +88,7 @@ def test_no_password_is_on_the_host(host):
 
 def test_a_changed_password_restarted_redis_and_nothing_else(host):
     """The side effect changed it; what ran before still runs, with the same process."""
-    for unit in host.file("/root/ran-before").content_string.strip().split("\n\n"):
+    for unit in host.file("/run/ran-before").content_string.strip().split("\n\n"):
         before = dict(line.split("=", 1) for line in unit.splitlines())
         now = host.check_output(f"systemctl show --property MainPID --value '{before['Id']}'")
         assert (now == before["MainPID"]) == (before["Id"] != "redis-server.service"), before["Id"]

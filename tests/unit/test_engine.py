@@ -125,39 +125,22 @@ def test_what_looks_wrong_is_redone_at_full_length(engine, monkeypatch):
     assert engine.load("base").totals.retries == before + 1
 
 
-def test_a_step_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatch):
+def fail_once(engine, monkeypatch, part):
+    """The runner's encode or decode fails at its next call, and works again after that."""
     runner = engine._lanes["base"].runner
-    decode, failed = runner.decode, threading.Event()
+    work, failed = getattr(runner, part), threading.Event()
 
-    def fail_once(sequences):
+    def fail(sequences):
         if not failed.is_set():
             failed.set()
             raise RuntimeError("out of memory")
-        return decode(sequences)
+        return work(sequences)
 
-    monkeypatch.setattr(runner, "decode", fail_once)
-    assert Heard(engine, window("en-3s-a")).answer() == Lost("the engine failed on this batch: RuntimeError")
-    assert "library" in Heard(engine, window("en-3s-a")).answer().text
-    assert engine.healthy
+    monkeypatch.setattr(runner, part, fail)
 
 
-def test_an_encoder_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatch):
-    runner = engine._lanes["base"].runner
-    encode, failed = runner.encode, threading.Event()
-
-    def fail_once(sequences):
-        if not failed.is_set():
-            failed.set()
-            raise RuntimeError("out of memory")
-        encode(sequences)
-
-    monkeypatch.setattr(runner, "encode", fail_once)
-    assert Heard(engine, window("en-3s-a")).answer() == Lost("the engine failed on this audio: RuntimeError")
-    assert "library" in Heard(engine, window("en-3s-a")).answer().text
-    assert engine.healthy
-
-
-def test_a_window_that_leaves_while_it_is_encoded_frees_its_slot_after_the_encoder(engine, monkeypatch):
+def held_encoder(engine, monkeypatch):
+    """The encoder stops in its work: the first event tells that it is in it, the second lets it go on."""
     runner = engine._lanes["base"].runner
     encode, entered, go_on = runner.encode, threading.Event(), threading.Event()
 
@@ -167,6 +150,25 @@ def test_a_window_that_leaves_while_it_is_encoded_frees_its_slot_after_the_encod
         encode(sequences)
 
     monkeypatch.setattr(runner, "encode", wait)
+    return entered, go_on
+
+
+def test_a_step_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatch):
+    fail_once(engine, monkeypatch, "decode")
+    assert Heard(engine, window("en-3s-a")).answer() == Lost("the engine failed on this batch: RuntimeError")
+    assert "library" in Heard(engine, window("en-3s-a")).answer().text
+    assert engine.healthy
+
+
+def test_an_encoder_that_fails_loses_its_windows_and_nothing_else(engine, monkeypatch):
+    fail_once(engine, monkeypatch, "encode")
+    assert Heard(engine, window("en-3s-a")).answer() == Lost("the engine failed on this audio: RuntimeError")
+    assert "library" in Heard(engine, window("en-3s-a")).answer().text
+    assert engine.healthy
+
+
+def test_a_window_that_leaves_while_it_is_encoded_frees_its_slot_after_the_encoder(engine, monkeypatch):
+    entered, go_on = held_encoder(engine, monkeypatch)
     gone = Heard(engine, window("en-3s-a"))
     assert entered.wait(30)
     engine.cancel(gone.sequence)
@@ -177,15 +179,7 @@ def test_a_window_that_leaves_while_it_is_encoded_frees_its_slot_after_the_encod
 
 
 def test_an_engine_that_is_stuck_says_so(engine, monkeypatch):
-    runner = engine._lanes["base"].runner
-    encode, entered, go_on = runner.encode, threading.Event(), threading.Event()
-
-    def wait(sequences):
-        entered.set()
-        assert go_on.wait(30)
-        encode(sequences)
-
-    monkeypatch.setattr(runner, "encode", wait)
+    entered, go_on = held_encoder(engine, monkeypatch)
     heard = Heard(engine, window("en-3s-a"))
     assert entered.wait(30)
     assert engine.alive
