@@ -59,6 +59,7 @@ def main(
         _numbers("--at-once", at_once, range(1, max(workload.AT_ONCE) + 1)),
     )
     results = Results.now(threads, quick=quick)
+    earlier = _earlier(results) if update else None
     if wanted & OF_SYSTEMS:
         for name in names:
             _guarded(results, name, partial(_system, results, name, wanted, *cells))
@@ -66,14 +67,24 @@ def main(
         _guarded(results, "resources", partial(_resources, results))
     if Experiment.ISOLATION in wanted:
         _guarded(results, "isolation", partial(_isolation, results))
-    if update:
-        results = results.over(Results.read())
+    if earlier is not None:
+        results = results.over(earlier)
     report.show(results, Console())
     if update or (keep if keep is not None else not (quick or experiments or systems)):
         results.write()
         report.write(results)
         _say(f"written to {LATEST} and {report.DOCUMENT}")
     raise typer.Exit(1 if results.failed else 0)
+
+
+def _earlier(results: Results) -> Results:
+    """The kept results, asked for before hours are spent on what doesn't go with them."""
+    try:
+        earlier = Results.read()
+        results.over(earlier)
+    except (OSError, ValueError) as error:
+        sys.exit(f"bench: --update: {error}.")
+    return earlier
 
 
 def _system(

@@ -9,13 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from babelrack.credentials import write_private
 from babelrack.keys.file import add_key
-from babelrack.licensing.document import generate_license_key, generate_signing_key, issue, key_sha256
+from babelrack.licensing.document import self_issue
 from babelrack.provider.install import install_in_project
 from lab.laboratory import ROOT
 from lab.site import SITE, write_site_pool
@@ -65,19 +64,10 @@ class LabProject:
     def issue_license(self, *, days: float = _LICENSE_DAYS) -> None:
         """Sign a licence for every language, and keep it where the roles look for it; its signing key is forgotten."""
         self.secrets.mkdir(mode=0o700, exist_ok=True)
-        signing_key, license_key, now = generate_signing_key(), generate_license_key(), datetime.now(UTC)
-        token = issue(
-            customer="The lab",
-            languages=None,
-            seats=_SEATS,
-            not_before=now - timedelta(minutes=5),
-            expires=now + timedelta(days=days),
-            license_key_sha256=key_sha256(license_key),
-            signing_key=signing_key,
-        )
-        write_private(self.secrets / "license-key", license_key + "\n")
-        write_private(self.secrets / "license-public.pem", signing_key.as_pem(private=False).decode())
-        write_private(self.secrets / "license.jws", token + "\n")
+        licence = self_issue("The lab", seats=_SEATS, days=days)
+        write_private(self.secrets / "license-key", licence.license_key + "\n")
+        write_private(self.secrets / "license-public.pem", licence.public_key)
+        write_private(self.secrets / "license.jws", licence.token + "\n")
 
     def command(self, name: str, *arguments: str | Path) -> list[str]:
         """The words of `babelrack`, `terraform`, `ansible-playbook` or another program of the virtual environment."""

@@ -29,6 +29,7 @@ __all__ = [
     "LEEWAY",
     "License",
     "LicenseError",
+    "SelfIssued",
     "generate_license_key",
     "generate_signing_key",
     "issue",
@@ -36,6 +37,7 @@ __all__ = [
     "load_public_key",
     "load_signing_key",
     "read",
+    "self_issue",
     "unverified",
     "verify",
 ]
@@ -146,6 +148,31 @@ def issue(
     token = jws.serialize_compact({"alg": ALGORITHM, "typ": TYPE}, payload, signing_key, algorithms=[ALGORITHM])
     read(token, OKPKey.import_key(signing_key.public_key))  # nothing goes out that would not be accepted
     return token
+
+
+@dataclass(frozen=True)
+class SelfIssued:
+    """A licence for every language that nobody else signed, and the two keys that go with it."""
+
+    token: str
+    license_key: str
+    public_key: str
+    """PEM."""
+
+
+def self_issue(customer: str, *, seats: int, days: float) -> SelfIssued:
+    """A licence for a machine's own use, such as a demo's; its signing key is forgotten at once."""
+    signing_key, license_key, now = generate_signing_key(), generate_license_key(), datetime.now(UTC)
+    token = issue(
+        customer=customer,
+        languages=None,
+        seats=seats,
+        not_before=now - timedelta(minutes=5),
+        expires=now + timedelta(days=days),
+        license_key_sha256=key_sha256(license_key),
+        signing_key=signing_key,
+    )
+    return SelfIssued(token, license_key, signing_key.as_pem(private=False).decode())
 
 
 def verify(token: str, public_key: OKPKey, now: datetime) -> License:

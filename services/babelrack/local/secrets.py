@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from babelrack.credentials import write_private
 from babelrack.keys.file import add_key
-from babelrack.licensing.document import generate_license_key, generate_signing_key, issue, key_sha256
+from babelrack.licensing.document import self_issue
 from babelrack.local import RackError
 
 CLIENT = "local"
@@ -90,19 +89,10 @@ class Secrets:
         """A licence for every language, whose signing key is forgotten at once."""
         if self.license.exists():
             return
-        signing_key, license_key, now = generate_signing_key(), generate_license_key(), datetime.now(UTC)
-        token = issue(
-            customer=customer,
-            languages=None,
-            seats=_SEATS,
-            not_before=now - timedelta(minutes=5),
-            expires=now + timedelta(days=_LICENSE_DAYS),
-            license_key_sha256=key_sha256(license_key),
-            signing_key=signing_key,
-        )
-        write_private(self.license_key, license_key + "\n")
-        write_private(self.license_public_key, signing_key.as_pem(private=False).decode())
-        write_private(self.license, token + "\n")  # last: it says that all three are there
+        licence = self_issue(customer, seats=_SEATS, days=_LICENSE_DAYS)
+        write_private(self.license_key, licence.license_key + "\n")
+        write_private(self.license_public_key, licence.public_key)
+        write_private(self.license, licence.token + "\n")  # last: it says that all three are there
 
     def _make_client_key(self) -> None:
         if self.client_key.exists() and self.keys.exists():
