@@ -70,7 +70,7 @@ async def _measure(load: Load, say: Callable[[str], None], *, quick: bool) -> Is
 
 
 def _speaking(languages: Sequence[str]) -> list[workload.Request]:
-    every = workload.requests(LENGTH, 1)
+    every = workload.requests(LENGTH, workload.DIFFERENT)
     return [request for request in every if request.language in languages]
 
 

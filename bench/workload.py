@@ -12,7 +12,8 @@ LENGTHS = (3, 11, 28)
 AT_ONCE = (1, 4, 16, 48)
 WINDOW_S = 30.0
 _PAUSE_S = 0.5
-_FEWEST = 10
+# How many different clips there are of each length.
+DIFFERENT = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +34,8 @@ class Request:
         return self.samples.astype(np.float32) / 32768
 
 
-def requests(length: int, at_once: int, *, quick: bool = False) -> list[Request]:
-    """Return the requests of one cell: clips of about `length` seconds, all different ones in turn, languages mixed.
-
-    There are twice as many as are sent at a time and at least ten, so that every clip of a length is among them and
-    the end, where fewer are left than are sent at a time, weighs little.
-    """
-    count = at_once if quick else max(2 * at_once, _FEWEST)
+def requests(length: int, count: int) -> list[Request]:
+    """Return that many clips of about `length` seconds: all different ones in turn, languages mixed."""
     return list(islice(cycle(_of_length(length)), count))
 
 

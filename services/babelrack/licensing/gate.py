@@ -166,9 +166,10 @@ class LicenseGate:
             if refusal.status == httpx.codes.CONFLICT and self.validation is not None:
                 self._be_patient(str(refusal))
             else:
+                # Before the state is told, so that who stops a refused gate finds no earlier answer at its next start.
+                await asyncio.to_thread(self._cache.forget)
                 self.validation = self._last_good = None
                 self._set("refused", str(refusal))
-                await asyncio.to_thread(self._cache.forget)
                 return
         except _Unreachable as unreachable:
             self._be_patient(str(unreachable))
