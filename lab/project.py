@@ -45,7 +45,7 @@ class LabProject:
             shutil.copytree(SITE, self.site_folder, ignore=shutil.ignore_patterns("hosts.yaml", "secrets"))
         for name in ("ansible", ".cache", "dist"):
             link = self.folder / name
-            if not link.is_symlink():
+            if not link.exists():
                 (ROOT / name).mkdir(exist_ok=True)
                 link.symlink_to(ROOT / name)
         write_site_pool(self.lab, self.site_folder)

@@ -9,6 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 HEAD
     # A build's local version (torch's +cpu) is the machine's, not the project's.
     .venv/bin/python -m pip freeze --exclude-editable | sed -nE 's/^([A-Za-z0-9_.-]+==[^+ ]+).*/\1/p' |
-        grep -vi '^babelrack==' | LC_ALL=C sort --ignore-case
+        grep -vi '^babelrack==\|^async-timeout==' | LC_ALL=C sort --ignore-case
+    # What an older Python needs besides, Debian 12's for one: redis asks for it.
+    echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"'
 } >requirements.lock.new
 mv requirements.lock.new requirements.lock

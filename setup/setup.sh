@@ -53,6 +53,7 @@ install_packages() {
                 nginx-light) systemctl disable --quiet nginx.service || true ;;
                 redis-server) systemctl disable --quiet redis-server.service || true ;;
                 prometheus) systemctl disable --quiet prometheus.service || true ;;
+                podman) systemctl disable --quiet podman.socket podman.service podman-restart.service podman-auto-update.timer || true ;;
                 openssh-server) systemctl disable --quiet ssh.service || true ;;
             esac
         done

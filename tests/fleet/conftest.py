@@ -19,6 +19,21 @@ from lab.laboratory import labs  # noqa: E402
 LabMaker = Callable[[str], Lab]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of a whole site are told."""
+    parser.addoption("--keep-site", action="store_true", help="leave the site of test_site.py up, and find it again")
+    parser.addoption("--figures", metavar="FILE", help="put what became of the requests into this document")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests stay together, roles apart; what takes longest comes first."""
+    for item in items:
+        alone = item.path.name == "test_molecule.py"
+        item.add_marker(pytest.mark.xdist_group(item.name if alone else item.path.name))
+    longest = ("test_site.py", "test_molecule.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
 @pytest.fixture(scope="session")
 def make_lab() -> Iterator[LabMaker]:
     """Makes labs, empty and for this test run alone; they are taken down at its end.

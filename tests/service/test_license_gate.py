@@ -193,6 +193,17 @@ async def test_a_licence_that_runs_out_while_the_proxy_is_away_is_refused_before
     assert "the licence expired on" in one.reason
 
 
+async def test_a_grace_that_is_shorter_than_the_usual_interval_never_ends_while_the_proxy_answers(proxy, gate):
+    proxy.start()
+    one = await gate(grace=2.0, interval=300.0)
+    await becomes(one, "valid")
+    first = one.validation
+    for _ in range(40):
+        assert one.state == "valid"
+        await asyncio.sleep(0.1)
+    assert one.validation is not first
+
+
 async def test_a_wrong_key_is_refused_with_the_proxys_sentence(proxy, gate):
     proxy.start()
     one = await gate(license_key="brl_wrong")

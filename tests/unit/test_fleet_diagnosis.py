@@ -169,6 +169,13 @@ def test_a_wrong_pair_is_found_in_its_settings_before_it_is_restarted(fleet, nam
     assert value in finding.what
 
 
+def test_a_drained_replica_is_worse_when_it_is_the_only_one(fleet):
+    one = only(change_host(fleet, "hub", drained=("10.0.0.3:7101", "10.9.9.9:7100")))
+    assert (one.check, one.severity, one.where) == ("drained-replica", "error", "one: sea")
+    of_two = diagnose(change_host(fleet, "hub", drained=("10.0.0.3:7100",)))
+    assert {finding.severity for finding in of_two} == {"warning"}
+
+
 def test_a_second_licence_proxy(fleet):
     second = Answer("http://127.0.0.1:6699/health", 200, {"status": "healthy"})
     finding = only(change_host(fleet, "idle", license_proxy=second))

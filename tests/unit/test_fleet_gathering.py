@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from babelrack.fleet import FleetError, gathering, host_probe, ssh
+from babelrack.fleet import FleetError, gathering, host_probe
 from babelrack.fleet.facts import ClaimFacts
 from babelrack.licensing.document import generate_signing_key, issue
 from babelrack.packs.pool import load_pool
 from babelrack.packs.site import load_site
+from babelrack.packs.ssh import ssh_command
 
 GOOD_CLAIM = {"pack": "indic", "site": "lab", "replica": 0, "place": 0, "gpu_ids": [0], "claimed_by": "op@control"}
 
@@ -140,6 +141,7 @@ def test_the_probe_runs_on_a_bare_python_and_prints_one_json(host):
 )
 def test_only_what_is_certain_about_a_clock_is_told(there, here, ahead):
     said = {"began": there[0], "ended": there[1], "file_systems": [], "claims": [], "packs": {}, "license_proxy": None}
+    said["drained"] = ["10.0.0.2:7100"]
     assert gathering.parse_host("a", "10.0.0.1", said, began=here[0], ended=here[1]).clock_ahead_s == ahead
 
 
@@ -227,9 +229,9 @@ def test_host_keys_are_always_checked_and_nothing_of_the_pool_is_an_option(site)
         ]
     )
     _, pool, _ = site(1, text)
-    command = ssh.command(pool, "gw")
+    command = ssh_command(pool, pool.hosts["gw"], connect_timeout_s=6)
     assert "StrictHostKeyChecking=yes" in command
     assert f'UserKnownHostsFile="{pool.root}/known hosts"' in command
     assert command[command.index("-p") + 1] == "2022"
     assert command[command.index("-i") + 1] == f"{pool.root}/keys/id"
-    assert command[-2:] == ["--", "operator@10.0.0.1"]
+    assert command[-4:] == ["-l", "operator", "--", "10.0.0.1"]

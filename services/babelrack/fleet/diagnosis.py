@@ -103,6 +103,31 @@ def unhealthy_servers(facts: SiteFacts) -> Iterator[Finding]:
             )
 
 
+def drained_replicas(facts: SiteFacts) -> Iterator[Finding]:
+    """A replica that the gateway sends nothing to: a roll failed there, is under way, or somebody drained it."""
+    at = {
+        f"[{replica.address}]:{port}" if ":" in replica.address else f"{replica.address}:{port}": (pack, replica)
+        for pack, replicas in (facts.states or {}).items()
+        if pack in facts.site.deployments
+        for port in (facts.site.deployments[pack].ports.api,)
+        for replica in replicas
+    }
+    for host in facts.hosts.values():
+        for address in host.drained:
+            if address not in at:
+                continue
+            pack, replica = at[address]
+            others = len((facts.states or {})[pack]) - 1
+            yield Finding(
+                "warning" if others else "error",
+                "drained-replica",
+                f"{replica.host}: {pack}",
+                f"the gateway sends replica {replica.index} ({address}) nothing, because it is drained",
+                f"unless a roll is under way: `babelrack apply {pack}` rolls it again and says why if that fails; one "
+                "that was drained by hand is put back by hand (docs/operations.md)",
+            )
+
+
 def _names_the_model_server(reason: str) -> bool:
     return reason.startswith("the model server")
 
@@ -525,6 +550,7 @@ def _by_pack(routes: Mapping[str, str]) -> dict[str, list[str]]:
 CHECKS: Final[dict[str, Callable[[SiteFacts], Iterator[Finding]]]] = {
     "unreachable-host": unreachable_hosts,
     "unhealthy": unhealthy_servers,
+    "drained-replica": drained_replicas,
     "wrong-pair": wrong_pairs,
     "two-license-proxies": license_proxies,
     "uncovered-language": uncovered_languages,

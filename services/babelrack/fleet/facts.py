@@ -90,6 +90,8 @@ class HostFacts:
     pairs: Mapping[str, PairFacts] = field(default_factory=dict)
     license_proxy: Answer | None = None
     """None where no licence proxy runs."""
+    drained: tuple[str, ...] = ()
+    """The replicas, as address:port, that the gateway on this host sends nothing to."""
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def parse_host(name: str, address: str, said: Mapping[str, Any], *, began: float
         claims=tuple(claims),
         pairs={pack: _pair(pack, entry) for pack, entry in said["packs"].items()},
         license_proxy=_answer(said["license_proxy"]),
+        drained=tuple(said["drained"]),
     )
 
 

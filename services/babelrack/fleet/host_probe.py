@@ -165,6 +165,7 @@ def look(root: Path) -> dict[str, Any]:
         "claims": claims(root / "var/lib/babelrack/claims"),
         "packs": packs,
         "license_proxy": answers.get(("", "license_proxy")),
+        "drained": sorted(path.name for path in (root / "etc/babelrack/gateway/drained").glob("*:*")),
         "ended": time.time(),
     }
 

@@ -153,11 +153,16 @@ class LicenseGate:
                 self._be_patient(f"licence validation failed: {type(error).__name__}")
             self._first_answer.set()
             if self.state == "valid":
-                retry, wait = self._settings.first_retry, self._settings.interval * random.uniform(0.9, 1.1)  # noqa: S311 jitter
+                retry, wait = self._settings.first_retry, self._interval * random.uniform(0.9, 1.1)  # noqa: S311 jitter
             else:
                 wait = retry * random.uniform(0.5, 1.0)  # noqa: S311 jitter
                 retry = min(retry * 2, self._settings.longest_retry)
             await asyncio.sleep(wait)
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two questions: while the proxy answers, no answer gets past its grace."""
+        return min(self._settings.interval, max(self._settings.grace / 4, 1.0))
 
     async def _validate(self) -> None:
         try:

@@ -8,6 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from babelrack.packs.ssh import ssh_command
+
 if TYPE_CHECKING:
     from babelrack.packs.pool import Pool, PoolHost
 
@@ -68,33 +70,8 @@ class Remote:
         raise HostError(self._reason(host, done.returncode, done.stderr))
 
     def _command(self, host: PoolHost, script: str) -> list[str]:
-        ssh = self.pool.ssh
-        options = {
-            "BatchMode": "yes",
-            "StrictHostKeyChecking": "yes",
-            "UpdateHostKeys": "no",
-            "ConnectTimeout": str(self.connect_timeout_s),
-            "ServerAliveInterval": "5",
-            "ServerAliveCountMax": "3",
-            # A connection of its own each time: one that somebody else opened may have checked other keys.
-            "ControlMaster": "no",
-            "ControlPath": "none",
-            "ForwardAgent": "no",
-            "ForwardX11": "no",
-            "ClearAllForwardings": "yes",
-            "PermitLocalCommand": "no",
-            "RequestTTY": "no",
-            "LogLevel": "ERROR",
-        }
-        if known_hosts := self.pool.path(ssh.known_hosts):
-            options |= {"UserKnownHostsFile": _quoted(str(known_hosts)), "GlobalKnownHostsFile": "none"}
-        command = ["ssh", "-T"]
-        for option, value in options.items():
-            command += ["-o", f"{option}={value}"]
-        if private_key := self.pool.path(ssh.private_key):
-            command += ["-o", "IdentitiesOnly=yes", "-i", str(private_key)]
-        command += ["-p", str(host.ssh_port or ssh.port), "-l", ssh.user, "--", host.address]
-        become = "" if ssh.user == "root" else "sudo -n "
+        command = ssh_command(self.pool, host, connect_timeout_s=self.connect_timeout_s)
+        become = "" if self.pool.ssh.user == "root" else "sudo -n "
         return [*command, f"{become}sh -c {shlex.quote(script)}"]
 
     def _reason(self, host: PoolHost, code: int, stderr: str) -> str:
@@ -112,11 +89,6 @@ class Remote:
         if "sudo" in stderr:
             return f"does not let {user} become root without a password ({said}); add NOPASSWD for it in sudoers"
         return f"answers, but can't run the script (exit {code}: {said or 'no message'})"
-
-
-def _quoted(path: str) -> str:
-    """A path as ssh reads it in an option that takes several: in quotes, so that a space doesn't end it."""
-    return f'"{path}"'
 
 
 def _last_line(text: str) -> str:

@@ -25,7 +25,8 @@ def read_lock(path: Path) -> Lock:
         raise ReleaseError(f"{path}: {error.strerror}; run this in the project's folder, or `make lock`") from error
     lock: Lock = {}
     for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
+        # A marker says which Python needs it; what a release needs, its own closure finds.
+        text = line.partition("#")[0].partition(";")[0].strip()
         if not text:
             continue
         name, _, version = text.partition("==")

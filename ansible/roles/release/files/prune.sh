@@ -31,3 +31,5 @@ for release in ./*/; do
         basename "$release"
     fi
 done
+# What an installation that was cut off has left.
+find "$root/releases" -mindepth 1 -maxdepth 1 -name '.wheels-*' -mmin +720 -exec rm -rf {} +

@@ -1,0 +1,394 @@
+"""A site's life on lab hosts, from nothing to the end of a pack, with requests under way all the time.
+
+The tests follow one another on one site. With `--keep-site` it stays up and is found again, so that a test can be run
+alone.
+"""
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from lab import Lab, LabUnavailable
+
+import lab_site
+import speech
+from figures import Figures
+from lab_site import INDIC_GRACE_S, LabSite, changed, copy_of_project, units_of
+
+KEPT = "kept-site"
+
+# A roll takes a minute or two, and everything from nothing eight.
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture(scope="module")
+def figures(request):
+    figures = Figures()
+    yield figures
+    if (file := request.config.getoption("--figures")) and figures.rows:
+        figures.write(Path(file))
+
+
+@pytest.fixture(scope="module")
+def site(request, make_lab, tmp_path_factory):
+    if not request.config.getoption("--keep-site"):
+        site = LabSite(make_lab("site"), tmp_path_factory.mktemp("site") / "project")
+        site.make()
+        yield site
+        return
+    lab = Lab(KEPT, say=print)
+    try:
+        lab.up(lab_site.HOSTS)
+    except LabUnavailable as error:
+        pytest.skip(str(error))
+    site = LabSite(lab, lab_site.ROOT / ".babelrack" / KEPT)
+    if not site.serves:
+        site.make()
+    yield site
+
+
+@pytest.fixture(scope="module")
+def neighbour(site):
+    """A client of western_sea that never stops: whatever is done to indic, none of its requests may be lost."""
+    with site.traffic("western_sea") as traffic:
+        traffic.wait(1)
+        before = site.units("western_sea")
+        yield traffic
+        after = site.units("western_sea")
+    assert after == before
+    assert set(traffic.count()) == {"answered"}
+
+
+@pytest.fixture
+def untouched(neighbour, figures):
+    """Does something, and sees that western_sea's client had all its answers meanwhile."""
+
+    @contextlib.contextmanager
+    def untouched(what):
+        began = time.time()
+        yield began
+        neighbour.wait(2)
+        figures.add(what, "western_sea", neighbour.count(began))
+        assert set(neighbour.count(began)) == {"answered"}, neighbour.since(began)
+
+    return untouched
+
+
+def test_from_nothing_to_transcripts(site):
+    for name in ("en-3s-a", "en-11s-a", "id-11s-a"):
+        answer = site.ask(name)
+        assert answer.kind == "answered", answer
+        assert speech.score([speech.clip(f"{name}.flac").text], [answer.said]).wer < 0.25, answer.said
+
+
+def test_a_second_run_of_everything_changes_nothing(site):
+    for root in ("shared", "packs/indic", "packs/western_sea"):
+        assert site.plan_is_empty(root), root
+    before = {pack: site.units(pack) for pack in ("indic", "western_sea")}
+    recap = changed(site.play("site.yml"))
+    assert len(recap) > lab_site.HOSTS - 1
+    assert set(recap.values()) == {0}, recap
+    assert {pack: site.units(pack) for pack in ("indic", "western_sea")} == before
+
+
+def test_the_doctor_finds_nothing_on_a_site_that_is_well(site):
+    code, findings = site.doctor()
+    assert [finding for finding in findings if finding["severity"] == "error"] == []
+    assert code in (0, 1)
+
+
+def test_a_pack_grows(site, untouched):
+    site.replicas("indic", 1)
+    with untouched("indic is scaled from 1 to 2"):
+        site.babelrack("scale", "indic", "2")
+    assert len(site.hosts("indic")) == 2
+    assert set(site.claims().values()) == {"indic", "western_sea"}
+    assert site.plan_is_empty("packs/western_sea")
+
+
+def test_only_the_allowed_ports_answer(site):
+    site.replicas("indic", 2)
+    address = {host.name: host.address for host in site.lab.hosts}
+    replicas = {host.name for pack in ("indic", "western_sea") for host in site.hosts(pack)}
+
+    def scan(source):
+        others = [target for name, target in address.items() if name != source.name]
+        done = source.run(["/usr/bin/python3", "-", *others], stdin=SCAN, timeout=300, check=True)
+        found = (line.split() for line in done.stdout.splitlines())
+        return {target: {int(port) for port in ports} for target, *ports in found}
+
+    with ThreadPoolExecutor(len(address)) as pool:
+        open_from = dict(zip(address, pool.map(scan, site.lab.hosts), strict=True))
+    for source, targets in open_from.items():
+        for name in address:
+            if name == source:
+                continue
+            must, may = {22}, set()
+            if name == lab_site.GATEWAY:
+                must |= {8080}
+            if name in replicas and source in {lab_site.GATEWAY, lab_site.SHARED}:
+                must |= {7100}
+            if name == lab_site.SHARED and source in replicas:
+                must |= {6379, 6699}
+            if source == lab_site.SHARED:
+                # What Prometheus asks.
+                may |= {9100} | ({9090} if name in replicas else set())
+            answering = targets[address[name]]
+            assert must <= answering <= must | may, f"{source} → {name}: {sorted(answering)}"
+
+
+# Every TCP port of every address, by connecting: what is dropped is silent, so many are tried at a time.
+SCAN = """
+import errno, resource, selectors, socket, sys, time
+files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+at_once = min(8192, files - 64)
+for address in sys.argv[1:]:
+    found = []
+    for first in range(1, 65536, at_once):
+        waiting = selectors.DefaultSelector()
+        for port in range(first, min(first + at_once, 65536)):
+            one = socket.socket()
+            one.setblocking(False)
+            if one.connect_ex((address, port)) in (0, errno.EINPROGRESS):
+                waiting.register(one, selectors.EVENT_WRITE, port)
+            else:
+                one.close()
+        until = time.monotonic() + 0.5
+        while waiting.get_map() and (left := until - time.monotonic()) > 0:
+            for key, _ in waiting.select(left):
+                if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+                    found.append(key.data)
+                waiting.unregister(key.fileobj)
+                key.fileobj.close()
+        for key in list(waiting.get_map().values()):
+            key.fileobj.close()
+        waiting.close()
+    print(address, *found)
+"""
+
+
+def test_a_good_roll_loses_no_request_of_two_replicas(site, untouched, figures, tmp_path):
+    replicas = site.replicas("indic", 2)
+    before = site.units("indic")
+    # Another release and another list of checkpoints, in one roll.
+    site.build(copy_of_project(tmp_path, f"Release of {time.time():.0f}."))
+    site.edit_pack("indic", lambda pack: pack.update(checkpoints=pack["checkpoints"][-1:]))
+    what = "indic (2) is rolled: another release, another list of checkpoints"
+    with untouched(what), site.traffic("indic", 2) as traffic:
+        site.babelrack("apply", "indic")
+        traffic.wait(2)
+    figures.add(what, "indic", traffic.count())
+    assert set(traffic.count()) == {"answered"}, traffic.since()
+    after = site.units("indic")
+    assert all(after[host.name] != before[host.name] for host in replicas)
+    assert site.plan_is_empty("packs/western_sea")
+
+
+def test_rollback_is_one_command(site, untouched, figures):
+    replicas = site.replicas("indic", 2)
+    current = "readlink -f /opt/babelrack/current/indic"
+    previous = "readlink -f /opt/babelrack/previous/indic"
+    was = [(host.run(current).stdout, host.run(previous).stdout) for host in replicas]
+    with untouched("indic (2) goes back to the release before"), site.traffic("indic", 2) as traffic:
+        site.babelrack("rollback", "indic")
+        traffic.wait(2)
+    figures.add("indic (2) goes back to the release before", "indic", traffic.count())
+    assert set(traffic.count()) == {"answered"}, traffic.since()
+    assert [(host.run(previous).stdout, host.run(current).stdout) for host in replicas] == was
+
+
+@pytest.mark.parametrize(
+    ("what", "source", "said"),
+    [
+        ("a checkpoint that isn't there", "/srv/babelrack/checkpoints/nothing", "Nothing was touched."),
+        ("a checkpoint that loads and fails its canary", "/srv/babelrack/checkpoints/deaf", "came back wrong"),
+    ],
+)
+def test_a_bad_roll_is_stopped_and_the_pack_serves_on(site, untouched, figures, what, source, said):
+    replicas = site.replicas("indic", 2)
+    before = site.units("indic")
+    running = {host.name: host.run("readlink /opt/babelrack/current/indic").stdout for host in replicas}
+    name = f"indic (2) is given {what}"
+    site.edit_site(lambda content: content["checkpoint_sources"].update({"indic-multi": {"url": f"file://{source}"}}))
+    try:
+        with untouched(name), site.traffic("indic", 2) as traffic:
+            output = site.babelrack("apply", "indic", code=1)
+            traffic.wait(2)
+    finally:
+        site.edit_site(lambda content: content["checkpoint_sources"].pop("indic-multi", None))
+    assert said in " ".join(output.split())
+    figures.add(name, "indic", traffic.count())
+    assert set(traffic.count()) == {"answered"}, traffic.since()
+    same = [name for name, unit in site.units("indic").items() if unit == before[name]]
+    # The first replica may have been tried; who comes after it is never touched.
+    assert replicas[-1].name in same
+    if said == "Nothing was touched.":
+        assert len(same) == 2
+    assert {host.name: host.run("readlink /opt/babelrack/current/indic").stdout for host in replicas} == running
+    site.babelrack("apply", "indic")
+
+
+def hit(site, figures, untouched, what, fault, mend, *, clients=4, stands=20.0):
+    """Have a fault under load and take it away: every request has an answer or a clean refusal, then all is well."""
+    with untouched(what), site.traffic("indic", clients) as traffic:
+        traffic.wait(4)
+        fault()
+        try:
+            time.sleep(stands)
+        finally:
+            mend()
+        traffic.wait(8, seconds=120)
+    figures.add(what, "indic", traffic.count())
+    assert traffic.count()["lost"] == 0, [answer for answer in traffic.since() if answer.kind == "lost"]
+    return traffic
+
+
+@pytest.mark.parametrize("unit", ["asr", "api-server"])
+def test_a_killed_process_costs_clean_refusals_at_most(site, untouched, figures, unit):
+    host = site.replicas("indic", 2)[1]
+    name = {"asr": "model server", "api-server": "API server"}[unit]
+
+    def kill():
+        host.run(f"systemctl kill --signal KILL {unit}@indic", check=True)
+
+    hit(site, figures, untouched, f"the {name} of one of indic's two replicas is killed", kill, lambda: None)
+    healthy(host)
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [("pause", "stands still for 20 s"), ("partition", "is cut off for 20 s"), ("kill", "loses its power")],
+)
+def test_a_machine_that_goes_away_loses_no_request(site, untouched, figures, how, name):
+    host = site.replicas("indic", 2)[1]
+    hit(
+        site, figures, untouched, f"the machine of one of indic's two replicas {name}",
+        lambda: host.break_(how), lambda: host.mend(how),
+    )  # fmt: skip
+    healthy(host)
+
+
+def test_a_full_disk_stops_nothing_that_serves(site, untouched, figures):
+    host = site.replicas("indic", 2)[1]
+    traffic = hit(
+        site, figures, untouched, "the disk of one of indic's two replicas is full for 20 s",
+        lambda: host.break_("disk-full"), lambda: host.mend("disk-full"),
+    )  # fmt: skip
+    assert traffic.count()["answered"] > 0
+    healthy(host)
+
+
+def healthy(host, seconds=90):
+    """Wait until a replica of indic says so itself."""
+    ask = f"import urllib.request as u; print(u.urlopen('http://{host.address}:7100/health', timeout=5).read())"
+    until = time.monotonic() + seconds
+    while "healthy" not in (said := host.run(["/usr/bin/python3", "-c", ask])).stdout:
+        assert time.monotonic() < until, f"{host.name}: {said.stderr[-500:]}"
+        time.sleep(1)
+
+
+def test_the_gateway_is_reloaded_under_streaming_uploads(site, neighbour, figures):
+    body = speech.clip("en-11s-a.flac").path.read_bytes()
+
+    def slowly():
+        step = len(body) // 12
+        for start in range(0, len(body), step):
+            yield body[start : start + step]
+            time.sleep(1)
+
+    began = time.time()
+    gateway = site.lab.host(lab_site.GATEWAY)
+    answers = []
+
+    def upload(_):
+        headers = {"Authorization": f"Bearer {neighbour.key}", "Content-Type": "audio/flac"}
+        url = f"{site.gateway}/waves/v1/pulse/get_text"
+        return httpx.post(url, params={"language": "en"}, content=slowly(), headers=headers, timeout=120)
+
+    with ThreadPoolExecutor(4) as pool:
+        uploads = pool.map(upload, range(4))
+        for _ in range(3):
+            time.sleep(3)
+            gateway.run("systemctl reload nginx", check=True)
+        answers = list(uploads)
+    assert [answer.status_code for answer in answers] == [200] * 4
+    neighbour.wait(2)
+    count = neighbour.count(began)
+    count["answered"] += len(answers)
+    figures.add("the gateway is reloaded three times under four uploads that take 12 s", "both", count)
+    assert set(count) == {"answered"}
+
+
+def test_the_shared_host_is_off_for_two_minutes(site, neighbour, figures):
+    site.replicas("indic", 2)
+    shared = site.lab.host(lab_site.SHARED)
+    began = time.time()
+    what = "the shared host is off for two minutes"
+    with site.traffic("indic") as traffic:
+        traffic.wait(2)
+        shared.break_("kill")
+        try:
+            time.sleep(120)
+        finally:
+            shared.mend("kill")
+        # What was refused past indic's short grace is answered again, without anybody's help.
+        traffic.wait(4, seconds=120)
+    neighbour.wait(2)
+    figures.add(f"{what}, less than its grace", "western_sea", neighbour.count(began))
+    figures.add(f"{what}, indic's grace is {INDIC_GRACE_S} s", "indic", traffic.count())
+    assert set(neighbour.count(began)) == {"answered"}
+    assert traffic.count()["lost"] == 0
+    refused = [answer for answer in traffic.since() if answer.kind == "refused"]
+    assert refused
+    assert min(answer.sent for answer in refused) > began + INDIC_GRACE_S / 2
+    assert {"licence" in answer.said for answer in refused} == {True}
+
+
+def test_a_pack_shrinks(site, untouched):
+    first = site.replicas("indic", 2)[0]
+    with untouched("indic is scaled from 2 to 1"), site.traffic("indic") as traffic:
+        site.babelrack("scale", "indic", "1")
+        traffic.wait(2)
+    assert set(traffic.count()) == {"answered"}, traffic.since()
+    assert [host.name for host in site.hosts("indic")] == [first.name]
+    assert list(site.claims().values()).count("indic") == 1
+
+
+def test_a_claim_without_a_state_is_named_and_never_used(site, neighbour):
+    site.replicas("indic", 1)
+    free = next(host for host in site.lab.hosts if host.name not in {lab_site.SHARED, lab_site.GATEWAY, *site.claims()})
+    claim = "/var/lib/babelrack/claims/place-0"
+    leaked = (
+        site.hosts("western_sea")[0].run(f"cat {claim}/claim.json", check=True).stdout.replace("western_sea", "indic")
+    )
+    free.run(f"mkdir -p {claim} && cat > {claim}/claim.json", stdin=leaked, check=True)
+    try:
+        findings = site.doctor()[1]
+        assert any(free.name in str(finding) and "claim" in finding["check"] for finding in findings), findings
+        output = site.babelrack("scale", "indic", "2", code=1)
+        assert "no host" in " ".join(output.split()), output
+        assert len(site.hosts("indic")) == 1
+    finally:
+        free.run(f"rm -r {claim}", check=True)
+
+
+def test_a_pack_leaves_and_only_it(site, untouched):
+    with untouched("indic is destroyed"):
+        site.babelrack("destroy", "indic")
+    assert set(site.claims().values()) == {"western_sea"}
+    answer = site.ask("en-3s-a")
+    assert answer.status == 400
+    assert "en" in answer.said
+    assert site.plan_is_empty("packs/western_sea")
+    gone = [host for host in site.lab.hosts if units_of(host, "indic").count("MainPID=0") == 2]
+    assert len(gone) == len(site.lab.hosts)
+
+
+def test_it_comes_back(site, untouched):
+    with untouched("indic is applied again"):
+        site.babelrack("apply", "indic")
+    assert site.ask("en-3s-a").kind == "answered"
