@@ -10,7 +10,8 @@ import httpx
 PATH = "/waves/v1/pulse/get_text"
 # A request that has no answer after so long counts as lost; the longest that a fault is let stand is two minutes.
 PATIENCE_S = 240.0
-PAUSE_S = 0.25
+# Between an answer and the next question: the clients must leave the two cores something to roll with.
+PAUSE_S = 1.5
 
 
 @dataclasses.dataclass(frozen=True)

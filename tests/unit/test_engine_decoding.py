@@ -66,7 +66,7 @@ def test_first_the_own_length_then_padded_then_hotter():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "encoded"), [(0.2, 8.0), (3.0, 8.0), (7.5, 9.0), (10.5, 12.0), (11.0, 12.0), (28.5, 30.0), (30.0, 30.0)]
+    ("seconds", "encoded"), [(0.2, 5.0), (3.0, 5.0), (7.5, 9.0), (10.5, 12.0), (11.0, 12.0), (28.5, 30.0), (30.0, 30.0)]
 )
 def test_a_window_is_encoded_at_its_own_length_with_a_margin(seconds, encoded):
     assert encoder_seconds(seconds) == encoded

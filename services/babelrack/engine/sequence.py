@@ -19,7 +19,7 @@ from babelrack.engine.window import (
 )
 
 _MARGIN_SECONDS = 1.0
-_SHORTEST_SECONDS = 8.0
+_SHORTEST_SECONDS = 5.0
 _BUCKET_SECONDS = 1.0
 _LOOP_CHECK_TOKENS = 8
 _MAX_PROMPT_TOKENS = 223
@@ -28,8 +28,8 @@ _MAX_PROMPT_TOKENS = 223
 def encoder_seconds(seconds: float) -> float:
     """The length at which a window is encoded: its own, a margin of silence, rounded up to a bucket.
 
-    Without the margin a third of the windows never end; below 8 s it is not enough: of clips of 3 s encoded at 5 s a
-    fifth loop, and are done again at 30 s, which halves the throughput.
+    Without the margin a third of the windows never end; below 5 s it is not enough. At 8 s fewer short windows loop,
+    and more are misheard.
     """
     length = math.ceil((seconds + _MARGIN_SECONDS) / _BUCKET_SECONDS) * _BUCKET_SECONDS
     return min(MAX_SECONDS, max(_SHORTEST_SECONDS, length))
