@@ -61,7 +61,7 @@ class Sampler:
         """The next token of each row with its log-probability; `logits` are written over."""
         vocabulary, first = self._vocabulary, self._vocabulary.first_timestamp
         logits += self._never
-        timed = [sequence.window.timestamps for sequence in sequences]
+        timed = [sequence.timed for sequence in sequences]
         for row, sequence in enumerate(sequences):
             tokens = sequence.draft.tokens
             if timed[row]:

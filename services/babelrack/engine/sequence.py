@@ -18,6 +18,7 @@ from babelrack.engine.window import (
     Window,
 )
 
+_SHORT_SECONDS = 7.0
 _MARGIN_SECONDS = 1.0
 _SHORTEST_SECONDS = 5.0
 _BUCKET_SECONDS = 1.0
@@ -94,6 +95,14 @@ class Sequence:
     def seconds(self) -> float:
         """The length at which this try wants its audio encoded."""
         return MAX_SECONDS if self._tries[self._tried].padded else self._own_seconds
+
+    @property
+    def timed(self) -> bool:
+        """Whether the decode says times: where asked for, and in short windows, which they keep from looping.
+
+        Of clips of 3 s, a fifth loop without times at the length that they are encoded at; with times none does.
+        """
+        return self.window.timestamps or self.window.seconds < _SHORT_SECONDS
 
     @property
     def needs_audio(self) -> bool:
@@ -182,7 +191,7 @@ class Sequence:
 
     def _opening(self, language: str) -> list[int]:
         vocabulary = self._vocabulary
-        timing = [] if self.window.timestamps else [vocabulary.no_timestamps]
+        timing = [] if self.timed else [vocabulary.no_timestamps]
         return [vocabulary.languages[language], vocabulary.tasks[self.window.task], *timing]
 
     def _loop_start(self, shortest: int = quality.SHORTEST_LOOP) -> int | None:
