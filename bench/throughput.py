@@ -38,12 +38,18 @@ class Cell:
         return max(abs(each - self.median) for each in self.rtfx) / self.median
 
 
+def requests_of(length: int, at_once: int) -> int:
+    """How many requests a cell has: every clip of the length at least, and what goals compare in two rounds.
+
+    The end, where fewer are left than are sent at a time, weighs less in two rounds than in one.
+    """
+    return max((2 if (length, at_once) in REPEATED else 1) * at_once, workload.DIFFERENT)
+
+
 def inside(transcriber: Transcriber, *, length: int, at_once: int, quick: bool) -> dict[str, Any]:
     """Measure one cell in the system's process, after some clips of that length as a warm-up."""
     repeated = not quick and (length, at_once) in REPEATED
-    # The end, where fewer are left than are sent at a time, weighs less in two rounds of them than in one.
-    count = at_once if quick else max((2 if repeated else 1) * at_once, workload.DIFFERENT)
-    requests = workload.requests(length, count)
+    requests = workload.requests(length, at_once if quick else requests_of(length, at_once))
     audio_s = workload.seconds(requests)
     warm_up = at_once if repeated else min(at_once, 4)
     transcriber.transcribe(requests[:warm_up], warm_up)
