@@ -94,12 +94,12 @@ def test_each_hosts_units_lie_under_its_own_container_and_no_other_hosts(hosts):
 
 def test_sandboxed_units_run_as_on_a_machine_of_iron(hosts):
     for host in hosts:
-        host.run("install -m 600 /dev/stdin /root/secret", stdin="word", check=True)
+        host.run("install -m 600 /dev/stdin /etc/lab-secret", stdin="word", check=True)
         sandbox = " ".join(
             f"--property={line}"
             for line in (
                 "DynamicUser=yes", "ProtectSystem=strict", "PrivateTmp=yes", "PrivateDevices=yes", "PrivateUsers=yes",
-                "NoNewPrivileges=yes", "SystemCallFilter=@system-service", "LoadCredential=secret:/root/secret",
+                "NoNewPrivileges=yes", "SystemCallFilter=@system-service", "LoadCredential=secret:/etc/lab-secret",
                 "MemoryMax=100M", "TasksMax=50", "StateDirectory=trial",
             )
         )  # fmt: skip
@@ -141,11 +141,11 @@ def test_hosts_install_packages_at_the_same_time_and_download_each_only_once(hos
 
 def test_a_reboot_brings_the_same_host_back(hosts):
     host = hosts[1]
-    before = host.run(f"touch /root/disk /run/memory; {BOOT_ID}", check=True).stdout
+    before = host.run(f"touch /opt/disk /run/memory; {BOOT_ID}", check=True).stdout
     host.run("systemctl reboot")
     wait_until(lambda: host.run(BOOT_ID).stdout not in {"", before})
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
-    assert host.run("ls /root/disk /run/memory").stdout.split() == ["/root/disk"]
+    assert host.run("ls /opt/disk /run/memory").stdout.split() == ["/opt/disk"]
 
 
 def test_the_pool_file_describes_the_hosts(lab, hosts):
@@ -161,7 +161,7 @@ def test_the_pool_file_describes_the_hosts(lab, hosts):
 
 def test_kill_is_a_power_cut_and_mend_boots_the_same_host(well):
     host = well[0]
-    host.run("touch /root/disk /run/memory /var/lib/babelrack/state; sync", check=True)
+    host.run("touch /opt/disk /run/memory /var/lib/babelrack/state; sync", check=True)
     with socket.create_connection((host.address, 22), timeout=5) as connection:
         assert connection.recv(4) == b"SSH-"
         host.break_("kill")
@@ -172,8 +172,8 @@ def test_kill_is_a_power_cut_and_mend_boots_the_same_host(well):
     assert not answers(host)
     assert not members(host.cgroup())
     host.mend()
-    assert host.run("ls /root/disk /run/memory /var/lib/babelrack/state").stdout.split() == [
-        "/root/disk",
+    assert host.run("ls /opt/disk /run/memory /var/lib/babelrack/state").stdout.split() == [
+        "/opt/disk",
         "/var/lib/babelrack/state",
     ]
     assert host.run("getent hosts host-2", check=True).stdout.split()[0] == well[1].address
