@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -59,14 +60,18 @@ def show(results: Results, console: Console) -> None:
 
 def write(results: Results) -> None:
     """Put the tables between the markers of `docs/performance.md`."""
-    document = DOCUMENT.read_text()
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{DOCUMENT} has no place for the tables; put the lines '{BEGIN}' and '{END}' into it")
     parts = [_preface(results), *(table.markdown() for table in tables(results))]
     parts += [f"Not measured: {SYSTEMS[name].title} ({reason})" for name, reason in results.failed.items()]
-    DOCUMENT.write_text(f"{before}{begin}\n\n" + "\n\n".join(parts) + f"\n\n{end}{after}")
+    put_between(DOCUMENT, BEGIN, END, "\n\n".join(parts))
+
+
+def put_between(document: Path, begin: str, end: str, text: str) -> None:
+    """Put a text between two markers of a document; raises ValueError where it hasn't got them."""
+    before, found_begin, rest = document.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise ValueError(f"{document} has no place for the tables; put the lines '{begin}' and '{end}' into it")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _preface(results: Results) -> str:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from bench.report import Table, put_between
+
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+COLUMNS = ("What happens", "Clients of", "Sent", "Answered", "Refused cleanly", "Lost")
 
 
 class Figures:
@@ -13,20 +16,9 @@ class Figures:
 
     def add(self, what, pack, count):
         """Note what happened, to which pack's clients, and how many requests of each kind there were."""
-        self.rows.append((what, pack, count["answered"], count["refused"], count["lost"]))
-
-    def table(self):
-        """The table in Markdown."""
-        lines = [
-            "| What happens | Clients of | Sent | Answered | Refused cleanly | Lost |",
-            "| --- | --- | ---: | ---: | ---: | ---: |",
-        ]
-        for what, pack, answered, refused, lost in self.rows:
-            lines.append(f"| {what} | {pack} | {answered + refused + lost} | {answered} | {refused} | {lost} |")
-        return "\n".join(lines)
+        kinds = (count.total(), count["answered"], count["refused"], count["lost"])
+        self.rows.append((what, pack, *map(str, kinds)))
 
     def write(self, file: Path):
         """Put the table between the marks of a document."""
-        before, _, rest = file.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        file.write_text(f"{before}{BEGIN}\n\n{self.table()}\n\n{END}{after}")
+        put_between(file, BEGIN, END, Table("What became of the requests", COLUMNS, self.rows).markdown())

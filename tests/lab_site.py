@@ -20,7 +20,7 @@ SHARED, GATEWAY = "host-1", "host-2"
 # So short that a test can wait for its end; western_sea has the day that is usual.
 INDIC_GRACE_S = 60
 PORTS = {"api": 7100, "model": 2233, "metrics": 9090}
-_CLIPS = {"indic": "en-3s-a.flac", "western_sea": "id-3s-b.flac"}
+_CLIPS = {"indic": "en-3s-a", "western_sea": "id-3s-b"}
 
 
 class LabSite:
@@ -134,13 +134,14 @@ class LabSite:
 
     def traffic(self, pack, clients=1):
         """Clients of a pack, through the gateway."""
-        return Traffic(self.gateway, self.project.client_key.read_text().strip(), speech.clip(_CLIPS[pack]), clients)
+        return self._clients(_CLIPS[pack], clients)
 
     def ask(self, name):
         """Transcribe a fixture through the gateway once."""
-        one = Traffic(self.gateway, self.project.client_key.read_text().strip(), speech.clip(f"{name}.flac"))
-        with httpx.Client(headers={"Authorization": f"Bearer {one.key}"}, timeout=120, trust_env=False) as http:
-            return one.ask(http)
+        return self._clients(name).once()
+
+    def _clients(self, name, clients=1):
+        return Traffic(self.gateway, self.project.client_key.read_text().strip(), speech.clip(name), clients)
 
     def units(self, pack):
         """Each replica's units with the process that they run and how often they were started again."""

@@ -55,14 +55,21 @@ class Traffic:
             thread.join(PATIENCE_S + 30)
             assert not thread.is_alive(), "a client still waits for its answer"
 
+    def once(self):
+        """Ask once; gives the answer."""
+        with self._http() as http:
+            return self._send(http)
+
+    def _http(self):
+        return httpx.Client(headers={"Authorization": f"Bearer {self.key}"}, timeout=PATIENCE_S, trust_env=False)
+
     def _ask(self):
-        with httpx.Client(headers={"Authorization": f"Bearer {self.key}"}, timeout=PATIENCE_S, trust_env=False) as http:
+        with self._http() as http:
             while not self._over.is_set():
-                self.answers.append(self.ask(http))
+                self.answers.append(self._send(http))
                 self._over.wait(PAUSE_S)
 
-    def ask(self, http):
-        """Send the clip once."""
+    def _send(self, http):
         sent = time.time()
         began = time.monotonic()
         try:

@@ -4,7 +4,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -35,11 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_lab() -> Iterator[LabMaker]:
-    """Makes labs, empty and for this test run alone; they are taken down at its end.
+def lab_or_skip() -> Callable[[], AbstractContextManager[None]]:
+    """Within it, a test is skipped where hosts can't be made, or fails there if BABELRACK_REQUIRE_LAB=1."""
 
-    Where hosts can't be made the test is skipped with the reason, or fails if BABELRACK_REQUIRE_LAB=1.
-    """
+    @contextmanager
+    def lab_or_skip() -> Iterator[None]:
+        try:
+            yield
+        except LabUnavailable as error:
+            if os.environ.get("BABELRACK_REQUIRE_LAB") == "1":
+                raise
+            pytest.skip(str(error))
+
+    return lab_or_skip
+
+
+@pytest.fixture(scope="session")
+def make_lab(lab_or_skip: Callable[[], AbstractContextManager[None]]) -> Iterator[LabMaker]:
+    """Makes labs, empty and for this test run alone; they are taken down at its end."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
     def make(purpose: str) -> Lab:
@@ -50,13 +63,10 @@ def make_lab() -> Iterator[LabMaker]:
         for number in count():
             lab = Lab(f"{prefix}-{number}", say=print)
             try:
-                lab.up(0)
+                with lab_or_skip():
+                    lab.up(0)
             except LabClash:
                 continue
-            except LabUnavailable as error:
-                if os.environ.get("BABELRACK_REQUIRE_LAB") == "1":
-                    raise
-                pytest.skip(str(error))
             made.callback(lab.down)
             return lab
         raise AssertionError

@@ -5,7 +5,7 @@ import signal
 import subprocess
 
 import pytest
-from lab import LabUnavailable, machine
+from lab import machine
 from lab.laboratory import ROOT
 
 ROLES = sorted(file.parent.name for file in (ROOT / "molecule").glob("*/molecule.yml"))
@@ -15,13 +15,9 @@ pytestmark = pytest.mark.timeout(TIMEOUT_S + 60)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_role(role):
-    try:
+def test_role(role, lab_or_skip):
+    with lab_or_skip():
         machine.check()
-    except LabUnavailable as error:
-        if os.environ.get("BABELRACK_REQUIRE_LAB") == "1":
-            raise
-        pytest.skip(str(error))
     log = ROOT / ".cache" / "molecule" / f"{role}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as output:
