@@ -47,22 +47,36 @@ def test_the_encoder_is_that_of_the_oracle_on_the_same_weights(runner, checkpoin
     assert np.abs(ours - theirs).max() < 5e-3
 
 
-def test_a_row_of_an_int8_layer_does_not_depend_on_its_neighbours():
+@pytest.mark.parametrize("inputs", [64, 1024])
+def test_a_row_of_an_int8_layer_does_not_depend_on_its_neighbours(inputs):
     torch.manual_seed(0)
-    layer = Int8Linear(torch.randn(96, 64) * 0.05, torch.randn(96))
-    rows = torch.randn(33, 64) * torch.logspace(-3, 3, 33)[:, None]
+    layer = Int8Linear(torch.randn(96, inputs) * 0.05, torch.randn(96))
+    rows = torch.randn(33, inputs) * torch.logspace(-3, 3, 33)[:, None]
     together = layer(rows)
     alone = torch.cat([layer(row[None]) for row in rows])
     assert torch.equal(together, alone)
 
 
-def test_an_int8_layer_is_close_to_its_float_weights():
-    torch.manual_seed(1)
-    weight, bias = torch.randn(256, 512) * 0.05, torch.randn(256)
-    x = torch.nn.functional.gelu(torch.randn(64, 512) * 3)
+def int8_error(x, weight, bias=None):
+    """How far an int8 layer is from its weights in float32, as a share of what they give."""
     exact = torch.nn.functional.linear(x, weight, bias)
-    error = (Int8Linear(weight, bias)(x) - exact).abs().mean() / exact.abs().mean()
-    assert error < 0.02
+    return (Int8Linear(weight, bias)(x) - exact).abs().mean() / exact.abs().mean()
+
+
+@pytest.mark.parametrize("inputs", [80, 384, 512, 2048])
+def test_an_int8_layer_is_close_to_its_float_weights(inputs):
+    torch.manual_seed(1)
+    x = torch.nn.functional.gelu(torch.randn(64, inputs) * 3)
+    assert int8_error(x, torch.randn(256, inputs) * 0.05, torch.randn(256)) < 0.02
+
+
+def test_one_large_activation_coarsens_its_own_group_only(monkeypatch):
+    torch.manual_seed(2)
+    x, weight = torch.nn.functional.gelu(torch.randn(64, 2048)), torch.randn(256, 2048) * 0.05
+    x[:, 7], weight[:, 7] = 40.0, 0.0
+    in_groups = int8_error(x, weight)
+    monkeypatch.setattr(Int8Linear, "_GROUP_INPUTS", 2048)
+    assert in_groups < 0.6 * int8_error(x, weight)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -114,3 +128,15 @@ def test_precision_fits_the_device():
         choose_precision("int8", torch.device("cuda"))
     with pytest.raises(EngineError, match="unknown precision 'float8'"):
         choose_precision("float8", CPU)
+
+
+def test_int8_does_not_decide_between_logits_that_are_near_each_other(runner, checkpoint):
+    exact, rounded = runner._decoder, Runner(checkpoint, CPU, "int8")._decoder
+    torch.manual_seed(3)
+    states = torch.randn(64, 512)
+    with torch.inference_mode():
+        true, said = exact.logits(states), rounded.logits(states)
+    assert torch.equal(true.argmax(1), said.argmax(1))
+    best = true.amax(1, keepdim=True)
+    assert (true - said).abs()[true > best - 0.5].max() < 1e-3
+    assert (true - said).abs().max() > 1e-2

@@ -34,3 +34,4 @@ def rollback(pack: PackArgument, site: SiteOption = SITE, yes: YesOption = False
         say(f"{names(pack, replicas)} goes back to the previous release.")
         agree(f"Roll {pack} back at {fleet.site.name}?", yes=yes)
         run_playbook(fleet, "rollback.yml", f"roll back {pack}", [f"pack_{pack}"], again=f"babelrack rollback {pack}")
+        say(f"The next apply rolls it forward again; to stay, set release_version in group_vars/pack_{pack}.yml.")

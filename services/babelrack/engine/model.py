@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from babelrack.engine.linear import Int8Linear
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from babelrack.engine.linear import Linear
     from babelrack.engine.memory import KeyValueMemory, Span
     from babelrack.engine.weights import Weights
+
+
+# Logits so close to the largest that int8 may have exchanged them, and how many of them a row has at most.
+_NEAR = 1.0
+_MOST_NEAR = 64
 
 
 class _Norm:
@@ -152,5 +159,15 @@ class Decoder:
         return x
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, vocabulary] of `states` [rows, width], as float32."""
-        return self._logits(self._norm(states)).float()
+        """Logits [rows, vocabulary] of `states` [rows, width], as float32.
+
+        In int8 those near a row's largest are computed again in float32: rounding must not decide between them.
+        """
+        states = self._norm(states)
+        logits = self._logits(states).float()
+        if isinstance(self._logits, Int8Linear):
+            rows, tokens = torch.nonzero(logits > logits.amax(1, keepdim=True) - _NEAR, as_tuple=True)
+            # A row with so many has no winner that could be missed.
+            if len(rows) <= _MOST_NEAR * len(logits):
+                logits[rows, tokens] = (states[rows] * self._embedding[tokens]).sum(1)
+        return logits
