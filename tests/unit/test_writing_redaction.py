@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stdnum import luhn
 from stdnum.in_ import aadhaar
@@ -185,7 +185,7 @@ def test_nothing_of_an_entity_is_left_in_text_or_words_and_all_else_is(conversat
 
 
 @given(conversations(), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(deadline=None)
 def test_a_partial_never_lets_out_what_a_later_text_redacts(conversation, commits):
     before, secret, after, language = conversation
     text = before + secret + after
@@ -211,11 +211,10 @@ def test_a_partial_of_each_way_to_say_an_entity_lets_nothing_out(language, said,
         assert redacted.startswith(write(said[:end], language=language, form=BOTH, partial=True).text), said[:end]
 
 
-@given(st.lists(st.sampled_from(CHATTER), min_size=5, max_size=20).map(" ".join))
-@example("the quick brown fox jumps over")
-def test_a_partial_without_an_entity_is_late_by_a_few_words_only(text):
-    partial = write(text, language="en", form=BOTH, partial=True).text
-    assert len(text.split()) - len(partial.split()) <= 6
+@given(st.lists(st.sampled_from(["so", "we", "think", "that", "is", "fine", "thank", "you"]), min_size=3, max_size=20))
+def test_a_partial_of_ordinary_words_is_late_by_at_most_three(said):
+    partial = write(" ".join(said), language="en", form=BOTH, partial=True).text
+    assert partial.split() in (said[:-2], said[:-3])
 
 
 def test_a_partial_that_redacts_nothing_is_whole():

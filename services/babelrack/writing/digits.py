@@ -18,7 +18,7 @@ _REPEATED = {"double": 2, "triple": 3, "quadruple": 4, "डबल": 2, "ट्�
 _REPEAT = re.compile(rf"{START}(?:{'|'.join(_REPEATED)})\s+$", re.IGNORECASE)
 _LONGEST_REPEAT = 12
 # What may stand between the parts of one number.
-_WITHIN = re.compile(r"[\s,.\-‐‑‒–—()/·、，。।]*")
+_WITHIN = re.compile(r"[\s,.;?!…\-‐‑‒–—()/·、，。？！।،؟۔]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import phonenumbers
@@ -94,7 +94,12 @@ def entities_of(text: str, language: str) -> list[Entity]:
         _claimed(found, rest, _windows(range(10, 11), "PAN", pan.is_valid))
     for run in runs(text, _outside(found, digits)):
         found += _Numbers(text, run, language, words).entities()
-    return sorted(found, key=lambda entity: entity.start)
+    ordered: list[Entity] = []
+    for entity in sorted(found, key=lambda entity: entity.start):
+        # A plus sign or a month before a number may be the end of an e-mail address as well.
+        before = ordered[-1].end if ordered else 0
+        ordered.append(replace(entity, start=max(entity.start, before)))
+    return ordered
 
 
 class _Numbers:
@@ -121,8 +126,8 @@ class _Numbers:
         last = _LAST_WORD.search(self._text, self._before(self._run), self._run[0].start)
         if last and (last.group(1) == "+" or last.group(1).lower() in self._words.plus):
             for count, value in _prefixes(self._run, range(15, 6, -1)):
-                if _e164(f"+{value}", None):
-                    found.append(Entity(last.start(1), self._run[count - 1].end, "PHONENUMBER", value))
+                if known := _e164(f"+{value}", None):
+                    found.append(Entity(last.start(1), self._run[count - 1].end, "PHONENUMBER", known))
                     return [self._run[count:]] if self._run[count:] else []
         return [self._run]
 
@@ -187,9 +192,8 @@ class _Numbers:
     def _whole(self, entity: Entity) -> Entity:
         """`entity` as it is known again: a phone number with its country, an expiry date with its month's name."""
         start, end, kind, value = entity.start, entity.end, entity.kind, entity.value
-        if kind == "PHONENUMBER":
-            international = None if self._text[start].isdecimal() else _e164(f"+{value}", None)
-            return Entity(start, end, kind, international or self._national(value) or value)
+        if kind == "PHONENUMBER" and not value.startswith("+"):
+            return Entity(start, end, kind, self._national(value) or value)
         if kind == "CARDEXPIRY" and (month := self._month([Piece(start, end, value)])):
             return Entity(month.start(1), end, kind, f"{month.group(1).lower()} {value}")
         return entity

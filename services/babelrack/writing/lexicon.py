@@ -36,7 +36,7 @@ _ENGLISH = Lexicon(
     at="at at_the_rate at_the_rate_of",
     dot="dot",
     months="january february march april may june july august september october november december",
-    phone_about="phone telephone mobile cell whatsapp number call text dial ring contact",
+    phone_about="phone telephone mobile cell whatsapp my_number your_number his_number her_number call dial ring",
     account_about="account a/c acct iban",
     card_about="card visa mastercard amex",
     code_about="cvv cvc cvv2 cvc2 security_code card_code",
@@ -278,7 +278,13 @@ def words_of(language: str) -> Words:
         return "|".join(re.escape(word).replace(r"\ ", r"\s+") for word in longest_first)
 
     def pattern(words: list[str]) -> re.Pattern[str]:
-        return re.compile(rf"{start}(?:{alternatives(words)}){end}", re.IGNORECASE)
+        ascii_words = [word for word in words if word.isascii()]
+        others = [word for word in words if not word.isascii()]
+        # Latin words have ends in every script: `one` is not in `iPhone`.
+        either = [rf"(?<![A-Za-z])(?:{alternatives(ascii_words)})(?![A-Za-z])"]
+        if others:
+            either.append(alternatives(others))
+        return re.compile(rf"{start}(?:{'|'.join(either)}){end}", re.IGNORECASE)
 
     digits: dict[str, str] = {}
     for lexicon in (_ENGLISH, own):
