@@ -52,7 +52,8 @@ def test_a_word_has_the_time_and_the_least_confidence_of_the_words_that_it_was_m
 
 @given(SAID, FORMS)
 def test_writing_again_what_was_written_changes_nothing(said, form):
-    form = replace(form, punctuate=True)  # without a comma, `five, percent` is a percentage
+    # Each stage by itself: without a comma `five, percent` is a percentage, and a `$` ends a run of digits.
+    form = replace(form, punctuate=True, numerals=form.numerals and not form.redacts)
     once = write(" ".join(said), language="en", form=form).text
     assert write(once, language="en", form=form).text == once
 

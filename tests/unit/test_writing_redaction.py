@@ -24,6 +24,7 @@ FOUND = [
     ("en", "expires 12/27, and the CVV is 123.", "expires [CARDEXPIRY_1], and the CVV is [CARDCVV_1]."),
     ("en", "expires December twenty twenty seven", "expires [CARDEXPIRY_1]"),
     ("en", "security code one two three", "security code [CARDCVV_1]"),
+    ("en", "the CVV is, on line 12, 4111", "the CVV is, on line 12, [CARDCVV_1]"),
     ("en", "4111111111111111 12/27 123 ok", "[CARDNUMBER_1] [CARDEXPIRY_1] [CARDCVV_1] ok"),
     ("en", "write to jane dot doe at example dot com please", "write to [EMAIL_1] please"),
     ("en", "write to Jane.Doe@example.com.", "write to [EMAIL_1]."),

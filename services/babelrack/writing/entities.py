@@ -138,9 +138,8 @@ class _Numbers:
         if expiry and (length := self._expiry(pieces)):
             self._has_expiry = True
             return 0, length, "CARDEXPIRY"
-        if after_card or self._about(words.code_about, pieces):
-            for length, _ in _prefixes(pieces, (4, 3)):
-                return 0, length, "CARDCVV"
+        if (after_card or self._about(words.code_about, pieces)) and (code := _CARD_CODE(pieces)):
+            return code
         if 12 <= count <= 19 and self._about(words.card_about, pieces):
             return 0, len(pieces), "CARDNUMBER"
         if 6 <= count <= 18 and self._about(words.account_about, pieces):
@@ -292,3 +291,6 @@ def _address(said: str, words: Words) -> str:
     for link, sign in ((words.at, "@"), (words.dot, "."), ("underscore", "_"), ("dash|hyphen|minus", "-")):
         said = re.sub(rf"\s+(?:{link})\s+", sign, said, flags=re.IGNORECASE)
     return re.sub(r"\s+", "", said).lower()
+
+
+_CARD_CODE = _windows(range(3, 5), "CARDCVV", str.isdecimal)
