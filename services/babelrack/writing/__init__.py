@@ -3,6 +3,7 @@
 from babelrack.writing.form import Form, Written, write
 from babelrack.writing.numbering import Numbering
 from babelrack.writing.numerals import NUMERAL_LANGUAGES
+from babelrack.writing.tail import settled
 from babelrack.writing.transcript import Word
 
-__all__ = ["NUMERAL_LANGUAGES", "Form", "Numbering", "Word", "Written", "write"]
+__all__ = ["NUMERAL_LANGUAGES", "Form", "Numbering", "Word", "Written", "settled", "write"]

@@ -75,7 +75,8 @@ def write(
         form: what to do; one that changes nothing returns the text as it is.
         numbering: the session's, so that an entity keeps its token; a new one for a text that stands alone.
         partial: whether the text may still grow. When something is redacted, the end that could still become part
-            of an entity is left out of the text and the words, so that no part of it is shown too early.
+            of an entity is left out of the text and the words, so that no part of it is shown too early. Numerals
+            may still change with what follows: `twenty` is 20 until `five` is said.
 
     Raises:
         ValueError: when the words aren't in the text.
