@@ -54,6 +54,10 @@ FOUND = [
     ("en", "...o'neil@example.com", "...[EMAIL_1]"),
     ("zh", "我的电话是一三八一二三四五六七八，谢谢", "我的电话是[PHONENUMBER_1]，谢谢"),
     ("zh", "我的邮箱是jane@example.com谢谢", "我的邮箱是[EMAIL_1]谢谢"),
+    ("ja", "私の電話番号は〇九〇一二三四五六七八です", "私の電話番号は[PHONENUMBER_1]です"),
+    ("ru", "номер восемь девять один два три четыре пять шесть семь восемь девять", "номер [PHONENUMBER_1]"),
+    ("ar", "رقمي صفر خمسة خمسة واحد اثنين ثلاثة أربعة خمسة ستة سبعة", "رقمي [PHONENUMBER_1]"),
+    ("pt", "minha conta é meia um dois três quatro cinco seis", "minha conta é [ACCOUNTNUMBER_1]"),
     ("sv", "ring 070 123 45 67 tack", "ring [PHONENUMBER_1] tack"),
 ]  # fmt: skip
 
@@ -73,6 +77,7 @@ def test_redacting_again_changes_nothing(language, said, redacted):
     [
         ("en", "from 2019 to 2020, 25 people, 1,000 cows, at 5:30 on 12/05/2025"),
         ("en", "in nineteen ninety nine I had twenty five cows and $1,500.50"),
+        ("en", "it's at www.example.com, order 123456 for twelve hundred thirty people"),
         ("en", "meet me at noon. The dot is at the end."),
         ("de", "am 12.05.2025 um 17 Uhr"),
         ("da", "den 12.05.2025"),

@@ -316,7 +316,7 @@ def _email(at: str, dot: str, *, spaced: bool) -> re.Pattern[str]:
     sign = rf"(?:{dot}|\s+(?:{'|'.join(_SIGNS_SAID)})\s+)"
     label = rf"(?:(?:{letter}|-)+)"
     return re.compile(
-        rf"(?<!{letter})(?<!{letter}['’]){atom}(?:{sign}{atom}){{0,8}}(?:\s*@\s*|\s+(?:{at})\s+)"
+        rf"(?<!{letter})(?<!{letter}['’]){atom}(?:{sign}{atom}){{0,8}}(?:\s*@\s*|\s+(?:{at})\s+(?!www\b))"
         rf"{label}(?:{sign}{label}){{0,8}}{dot}(?:(?!\d){letter}){{2,24}}(?!{letter})",
         re.IGNORECASE,
     )
