@@ -55,7 +55,7 @@ class ListenEndpoint:
                 done = (await here.transcribe(visit, question, source)).done
         answer = ListenAnswer(
             request_id=visit.request_id,
-            text=in_form(done.text, wanted),
+            text=(await in_form(done.text, (), done.language, wanted)).text,
             confidence=round(min(max(done.confidence, 0.0), 1.0), 4),
             duration=round(done.duration, 3),
             language=done.language,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from babelrack.api_server.errors import BadRequest
+from babelrack.writing import NUMERAL_LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -224,7 +225,12 @@ def _table(*options: Option) -> dict[str, Option]:
 
 
 WRITTEN_FORM = (
-    flag("format", "`false` sets punctuate and capitalize to false.", default=True, feature=True),
+    flag(
+        "format",
+        "`false` sets punctuate, capitalize and itn_normalize (where there is one) to false.",
+        default=True,
+        feature=True,
+    ),
     flag("punctuate", "`false` takes out `. , ? !` and the script's own marks.", default=True, feature=True),
     flag("capitalize", "`false` lowercases the text.", default=True, feature=True),
 )
@@ -243,9 +249,25 @@ PULSE = _table(
     *WRITTEN_FORM,
     later_flag("word_timestamps", "Fills words[] and utterances[]."),
     later_flag("diarize", "Speakers on words and utterances."),
-    later_flag("itn_normalize", "Spoken numbers, dates and currency in written form."),
-    later_flag("redact_pii", "Replaces personal data by tokens."),
-    later_flag("redact_pci", "Replaces card data by tokens."),
+    flag(
+        "itn_normalize",
+        f"`true` writes spoken numbers, dates and currency in numerals, in {', '.join(NUMERAL_LANGUAGES)}.",
+        default=False,
+        feature=True,
+    ),
+    flag(
+        "redact_pii",
+        "`true` replaces phone numbers, e-mail addresses, account numbers, Aadhaar and PAN by tokens such as "
+        "`[PHONENUMBER_1]`; names and postal addresses are not found.",
+        default=False,
+        feature=True,
+    ),
+    flag(
+        "redact_pci",
+        "`true` replaces card and account numbers, CVV and expiry dates by tokens such as `[CARDNUMBER_1]`.",
+        default=False,
+        feature=True,
+    ),
     later_text("keywords", "Words to listen for."),
     later_text("webhook_url", "Where to deliver the result."),
     later_text("webhook_method", "How to deliver the result.", default="POST"),

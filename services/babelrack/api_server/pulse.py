@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,14 +12,16 @@ from starlette.responses import Response
 from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.errors import BadRequest, BodyTooLarge
-from babelrack.api_server.text import written
+from babelrack.writing import Form, write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from babelrack.api_server.body import Body
     from babelrack.api_server.options import Option
     from babelrack.api_server.transcription import Source, Transcriber, Transcript, Visit
+    from babelrack.writing import Word as SaidWord
+    from babelrack.writing import Written
 
 
 class Word(BaseModel):
@@ -52,7 +55,7 @@ class Metadata(BaseModel):
 
 
 class PulseAnswer(BaseModel):
-    """A transcript as the Pulse paths answer it."""
+    """A transcript as the Pulse paths answer it; `warnings` only where an option did less than its name says."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,6 +66,7 @@ class PulseAnswer(BaseModel):
     language: str
     request_id: str
     metadata: Metadata
+    warnings: list[str] | None = None
 
 
 class PulseEndpoints:
@@ -102,15 +106,16 @@ class PulseEndpoints:
                 if too_large == 400:
                     raise BadRequest(error.message, code=error.code) from None
                 raise
-        answer = pulse_answer(visit, transcript, source, wanted)
+        done = transcript.done
+        answer = pulse_answer(visit, transcript, source, await in_form(done.text, (), done.language, wanted))
         return Response(
             answer.model_dump_json(exclude_unset=True),
             media_type="application/json",
-            headers={"x-checkpoint": transcript.done.checkpoint},
+            headers={"x-checkpoint": done.checkpoint},
         )
 
 
-def pulse_answer(visit: Visit, transcript: Transcript, source: Source, wanted: Mapping[str, Any]) -> PulseAnswer:
+def pulse_answer(visit: Visit, transcript: Transcript, source: Source, written: Written) -> PulseAnswer:
     """The answer's body."""
     done = transcript.done
     metadata = Metadata(
@@ -122,24 +127,32 @@ def pulse_answer(visit: Visit, transcript: Transcript, source: Source, wanted: M
     )
     if source.filename is not None:
         metadata.filename = source.filename
-    return PulseAnswer(
+    answer = PulseAnswer(
         status="success",
-        transcription=in_form(done.text, wanted),
+        transcription=written.text,
         words=[],
         utterances=[],
         language=done.language,
         request_id=visit.request_id,
         metadata=metadata,
     )
+    if written.warnings:
+        answer.warnings = list(written.warnings)
+    return answer
 
 
-def in_form(text: str, wanted: Mapping[str, Any]) -> str:
-    """`text` as `format`, `punctuate` and `capitalize` want it."""
-    return written(
-        text.strip(),
-        punctuate=wanted["format"] and wanted["punctuate"],
-        capitalize=wanted["format"] and wanted["capitalize"],
+async def in_form(text: str, words: Sequence[SaidWord], language: str, wanted: Mapping[str, Any]) -> Written:
+    """`text` and its `words` as the options want them; one that a path doesn't have is off."""
+    kept = wanted["format"]
+    form = Form(
+        punctuate=kept and wanted["punctuate"],
+        capitalize=kept and wanted["capitalize"],
+        numerals=kept and wanted.get("itn_normalize", False),
+        pii=wanted.get("redact_pii", False),
+        pci=wanted.get("redact_pci", False),
     )
+    # Hours of speech take a second or two, and other requests don't wait for it.
+    return await asyncio.to_thread(write, text.strip(), words, language=language, form=form)
 
 
 def _refuse_options_in(body: Body, table: Mapping[str, Option]) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from babelrack.api_server.text import without_punctuation, written
+from babelrack.writing import Form, write
+
+
+def written(text: str, **form) -> str:
+    return write(text, language="en", form=Form(**form)).text
+
+
+def without_punctuation(text: str) -> str:
+    return written(text, punctuate=False)
+
 
 MARKS = ".,?!।॥،؟۔。，？！¿¡…"
 
