@@ -126,7 +126,6 @@ def test_the_document_says_which_options_come_later(pack):
     parameters = served["paths"]["/waves/v1/pulse/get_text"]["post"]["parameters"]
     later = {each["name"] for each in parameters if "Not available in this version" in each["description"]}
     assert later >= {
-        "word_timestamps",
         "diarize",
         "itn_normalize",
         "redact_pii",

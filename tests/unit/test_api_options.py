@@ -72,14 +72,12 @@ def test_booleans_are_exactly_true_and_false(value):
 
 
 LATER = [
-    *((table, name, "true") for table in ("pulse", "stt") for name in ("word_timestamps", "diarize", "itn_normalize")),
+    *((table, name, "true") for table in ("pulse", "stt") for name in ("diarize", "itn_normalize")),
     *((table, name, "true") for table in ("pulse", "stt") for name in ("redact_pii", "redact_pci")),
     *(("pulse", name, "x") for name in ("keywords", "webhook_url", "webhook_extra")),
     ("pulse", "webhook_method", "PUT"),
-    ("listen", "timestamps", "true"),
     ("listen", "diarize", "true"),
     ("listen", "callback_url", "https://example.org"),
-    ("openai", "timestamp_granularities[]", "word"),
     ("openai", "include[]", "logprobs"),
 ]
 
@@ -125,6 +123,8 @@ def test_only_what_differs_from_its_default_is_counted_as_a_feature():
     assert features(PULSE, parse_options(PULSE, [])) == ()
     wanted = parse_options(PULSE, [("punctuate", "false"), ("capitalize", "true"), ("language", "hi")])
     assert features(PULSE, wanted) == ("punctuate",)
+    assert features(PULSE, parse_options(PULSE, [("word_timestamps", "true")])) == ("word_timestamps",)
+    assert features(LISTEN, parse_options(LISTEN, [("timestamps", "true")])) == ("timestamps",)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -18,7 +18,7 @@ from babelrack.api_server.errors import ApiError, BadRequest, ClientGone, NotFou
 from babelrack.packs.languages import LANGUAGES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Task = Literal["transcribe", "translate"]
 
 _ALIASES = ("whisper-1", "pulse")
+_GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 _TIMED = frozenset({"verbose_json", "srt", "vtt"})
 _FRAMES_A_SECOND = 100
 _UNREAD_SECONDS = 60.0
@@ -71,8 +72,19 @@ class VerboseSegment(BaseModel):
     no_speech_prob: float
 
 
+class VerboseWord(BaseModel):
+    """A word with its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
 class VerboseTranscription(BaseModel):
-    """`response_format=verbose_json`; `language` is the language's English name in lower case."""
+    """`response_format=verbose_json`; `language` is the language's English name in lower case.
+
+    `words` and `segments` are there as `timestamp_granularities[]` asks, segments also where it asks nothing.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +92,8 @@ class VerboseTranscription(BaseModel):
     language: str
     duration: float
     text: str
-    segments: list[VerboseSegment]
+    words: list[VerboseWord] | None = None
+    segments: list[VerboseSegment] | None = None
     usage: Usage
 
 
@@ -150,7 +163,11 @@ class OpenAIEndpoints:
             body, spool = await held.enter_async_context(here.received(request, only_form=True))
             wanted = options.parse_options(options.OPENAI, body.fields)
             visit.features += options.features(options.OPENAI, wanted)
+            granularities = {each for name in _GRANULARITIES for each in wanted[name]}
+            if "word" in granularities:
+                visit.features.append("word_timestamps")
             self._check(wanted, body.audio_part)
+            _check_granularities(granularities, wanted["response_format"], task)
             question = pairing.Request(
                 request_id=visit.request_id,
                 deployment=here.settings.deployment_name,
@@ -160,6 +177,7 @@ class OpenAIEndpoints:
                 temperature=wanted["temperature"],
                 timestamps=wanted["response_format"] in _TIMED,
                 stream=wanted["stream"],
+                words="word" in granularities,
             )
             source = await here.source(body, spool, encoding=None, sample_rate=16_000)
             if wanted["stream"]:
@@ -169,7 +187,7 @@ class OpenAIEndpoints:
                 return EventStream(held.pop_all(), first, events, visit.checkpoint)
             transcript = await here.transcribe(visit, question, source)
         return Response(
-            _content(transcript, wanted["response_format"], task),
+            _content(transcript, wanted["response_format"], task, granularities),
             media_type=MEDIA_TYPES[wanted["response_format"]],
             headers={"x-checkpoint": transcript.done.checkpoint},
         )
@@ -187,26 +205,48 @@ class OpenAIEndpoints:
             raise BadRequest("stream is for the response_format json or text.", param="stream")
 
 
-def _content(transcript: Transcript, response_format: str, task: Task) -> str:
+def _check_granularities(granularities: set[str], response_format: str, task: Task) -> None:
+    if "word" not in granularities:
+        return
+    if task == "translate":
+        raise BadRequest("timestamp_granularities word is for transcriptions; use segment.", param=_GRANULARITIES[0])
+    if response_format not in _TIMED:
+        raise BadRequest(
+            "timestamp_granularities word needs the response_format verbose_json, srt or vtt, "
+            f"not {options.shown(response_format)}.",
+            param=_GRANULARITIES[0],
+        )
+
+
+def _content(transcript: Transcript, response_format: str, task: Task, granularities: set[str]) -> str:
     done = transcript.done
     usage = Usage(type="duration", seconds=round(done.duration, 3))
+    cues: Sequence[subtitles.Timed] = transcript.segments
+    if "word" in granularities:
+        cues = [subtitles.Cue(word.start, word.end, word.word) for word in transcript.words]
     match response_format:
         case "text":
             return done.text.strip() + "\n"
         case "srt":
-            return subtitles.srt(transcript.segments)
+            return subtitles.srt(cues)
         case "vtt":
-            return subtitles.vtt(transcript.segments)
+            return subtitles.vtt(cues)
         case "verbose_json":
             spoken = "en" if task == "translate" else done.language
-            return VerboseTranscription(
+            answer = VerboseTranscription(
                 task=task,
                 language=LANGUAGES.get(spoken, spoken).lower(),
                 duration=round(done.duration, 3),
                 text=done.text.strip(),
-                segments=[_segment(segment) for segment in transcript.segments],
                 usage=usage,
-            ).model_dump_json()
+            )
+            if "word" in granularities:
+                answer.words = [
+                    VerboseWord(word=word.word.strip(), start=word.start, end=word.end) for word in transcript.words
+                ]
+            if granularities != {"word"}:
+                answer.segments = [_segment(segment) for segment in transcript.segments]
+            return answer.model_dump_json(exclude_none=True)
     return Transcription(text=done.text.strip(), usage=usage).model_dump_json()
 
 

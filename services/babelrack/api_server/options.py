@@ -241,7 +241,7 @@ SOURCE = (
 PULSE = _table(
     *SOURCE,
     *WRITTEN_FORM,
-    later_flag("word_timestamps", "Fills words[] and utterances[]."),
+    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words and utterances."),
     later_flag("itn_normalize", "Spoken numbers, dates and currency in written form."),
     later_flag("redact_pii", "Replaces personal data by tokens."),
@@ -260,7 +260,7 @@ STT = _table(
 LISTEN = _table(
     *SOURCE,
     *WRITTEN_FORM,
-    later_flag("timestamps", "Fills words[]."),
+    flag("timestamps", "`true` fills words[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words."),
     later_text("keywords", "Words to listen for."),
     later_text("callback_url", "Where to deliver the result."),
@@ -268,23 +268,10 @@ LISTEN = _table(
 
 
 def _granularity(name: str) -> Option:
-    def parse(value: str) -> str:
-        if value == "word":
-            raise BadRequest(
-                f"{name} word is not available in this version; use segment.", param=name, code="NOT_AVAILABLE"
-            )
-        if value != "segment":
-            raise BadRequest(f"{name} takes segment, not {shown(value)}.", param=name)
-        return value
-
-    return Option(
-        name=name,
-        parse=parse,
-        schema={"type": "string", "enum": ["segment"]},
-        description="verbose_json always has segments. word is not available in this version.",
-        default=[],
-        repeated=True,
+    granularity = choice(
+        name, ("word", "segment"), "What has times: word and segment in verbose_json, a cue of srt and vtt."
     )
+    return replace(granularity, default=[], repeated=True)
 
 
 def _model() -> Option:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.errors import BadRequest, BodyTooLarge
-from babelrack.api_server.text import written
+from babelrack.api_server.wording import Utterance, Word, wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,23 +19,6 @@ if TYPE_CHECKING:
     from babelrack.api_server.body import Body
     from babelrack.api_server.options import Option
     from babelrack.api_server.transcription import Source, Transcriber, Transcript, Visit
-
-
-class Word(BaseModel):
-    """A word with its times in seconds; not filled in this version."""
-
-    word: str
-    start: float
-    end: float
-    confidence: float
-
-
-class Utterance(BaseModel):
-    """An utterance with its times in seconds; not filled in this version."""
-
-    text: str
-    start: float
-    end: float
 
 
 class Metadata(BaseModel):
@@ -52,7 +35,7 @@ class Metadata(BaseModel):
 
 
 class PulseAnswer(BaseModel):
-    """A transcript as the Pulse paths answer it."""
+    """A transcript as the Pulse paths answer it; `words` and `utterances` are empty without `word_timestamps`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -96,6 +79,7 @@ class PulseEndpoints:
                         deployment=here.settings.deployment_name,
                         language=language,
                         timestamps=False,
+                        words=wanted["word_timestamps"],
                     )
                     transcript = await here.transcribe(visit, question, source)
             except BodyTooLarge as error:
@@ -122,23 +106,15 @@ def pulse_answer(visit: Visit, transcript: Transcript, source: Source, wanted: M
     )
     if source.filename is not None:
         metadata.filename = source.filename
+    said = wording(done.text, transcript.words, wanted)
     return PulseAnswer(
         status="success",
-        transcription=in_form(done.text, wanted),
-        words=[],
-        utterances=[],
+        transcription=said.text,
+        words=said.words,
+        utterances=said.utterances,
         language=done.language,
         request_id=visit.request_id,
         metadata=metadata,
-    )
-
-
-def in_form(text: str, wanted: Mapping[str, Any]) -> str:
-    """`text` as `format`, `punctuate` and `capitalize` want it."""
-    return written(
-        text.strip(),
-        punctuate=wanted["format"] and wanted["punctuate"],
-        capitalize=wanted["format"] and wanted["capitalize"],
     )
 
 
