@@ -397,7 +397,7 @@ class TestOpenAI:
 
     def test_a_translation_has_no_words(self, official):
         extra = {"timestamp_granularities[]": "word"}
-        with pytest.raises(openai.BadRequestError, match="word is for transcriptions"):
+        with pytest.raises(openai.BadRequestError, match="takes segment, not 'word'"):
             official.audio.translations.create(
                 file=("a.flac", speech(CLIP)), model="whisper-1", response_format="verbose_json", extra_body=extra
             )

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from babelrack.api_server import openapi
 from babelrack.api_server.errors import BadRequest
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, features, parse_options, query_pairs
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS, features, parse_options, query_pairs
 
-TABLES = {"pulse": PULSE, "stt": STT, "listen": LISTEN, "openai": OPENAI}
+TABLES = {"pulse": PULSE, "stt": STT, "listen": LISTEN, "openai": OPENAI, "translations": TRANSLATIONS}
 EVERY = [(table, name) for table, options in TABLES.items() for name in options]
 NEEDED = {"pulse": [], "stt": [("model", "pulse")], "listen": [], "openai": [("model", "whisper-1")]}
+NEEDED["translations"] = NEEDED["openai"]
 
 plausible = st.one_of(
     st.text(max_size=50),

@@ -25,13 +25,14 @@ from babelrack.api_server.metrics import CONTENT_TYPE, Metrics
 from babelrack.api_server.openai import (
     EVENT_STREAM,
     MEDIA_TYPES,
+    WORDS_HAVE_TIMES,
     Model,
     ModelList,
     OpenAIEndpoints,
     Transcription,
     VerboseTranscription,
 )
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS
 from babelrack.api_server.pair import Pair
 from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints
 from babelrack.api_server.transcription import Transcriber
@@ -186,9 +187,11 @@ def _add_openai(app: FastAPI, endpoints: OpenAIEndpoints) -> None:
         for media in MEDIA_TYPES.values()
         if not media.startswith("application/json")
     }
-    for path, handler, name in (
-        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription"),
-        ("/v1/audio/translations", endpoints.translations, "createTranslation"),
+    transcription, translation = openapi.form("file", OPENAI), openapi.form("file", TRANSLATIONS)
+    transcription["multipart/form-data"]["schema"] |= WORDS_HAVE_TIMES
+    for path, handler, name, form in (
+        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription", transcription),
+        ("/v1/audio/translations", endpoints.translations, "createTranslation", translation),
     ):
         app.add_api_route(
             path,
@@ -196,7 +199,7 @@ def _add_openai(app: FastAPI, endpoints: OpenAIEndpoints) -> None:
             methods=["POST"],
             response_class=Response,
             responses={200: success, **openapi.openai_errors(*_TRANSCRIBING)},
-            openapi_extra=openapi.operation(name, [], openapi.form("file", OPENAI)),
+            openapi_extra=openapi.operation(name, [], form),
         )
     app.add_api_route(
         "/v1/models",

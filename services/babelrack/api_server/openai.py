@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 Task = Literal["transcribe", "translate"]
 
 _ALIASES = ("whisper-1", "pulse")
-_GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 _TIMED = frozenset({"verbose_json", "srt", "vtt"})
 _FRAMES_A_SECOND = 100
 _UNREAD_SECONDS = 60.0
+WORDS_HAVE_TIMES = {
+    "anyOf": [
+        {"required": ["response_format"], "properties": {"response_format": {"enum": sorted(_TIMED)}}},
+        {"properties": {name: {"items": {"enum": ["segment"]}} for name in options.GRANULARITIES}},
+    ]
+}
+"""What the form of a transcription may not combine, for the OpenAPI document."""
 EVENT_STREAM = "text/event-stream"
 MEDIA_TYPES = {
     "json": "application/json",
@@ -161,13 +167,19 @@ class OpenAIEndpoints:
             visit = await held.enter_async_context(here.visit(request, *(["translate"] if task == "translate" else [])))
             await held.enter_async_context(here.admitted(visit))
             body, spool = await held.enter_async_context(here.received(request, only_form=True))
-            wanted = options.parse_options(options.OPENAI, body.fields)
-            visit.features += options.features(options.OPENAI, wanted)
-            granularities = {each for name in _GRANULARITIES for each in wanted[name]}
+            table = options.OPENAI if task == "transcribe" else options.TRANSLATIONS
+            wanted = options.parse_options(table, body.fields)
+            visit.features += options.features(table, wanted)
+            granularities = {each for name in options.GRANULARITIES for each in wanted[name]}
             if "word" in granularities:
                 visit.features.append("word_timestamps")
             self._check(wanted, body.audio_part)
-            _check_granularities(granularities, wanted["response_format"], task)
+            if "word" in granularities and wanted["response_format"] not in _TIMED:
+                raise BadRequest(
+                    "timestamp_granularities word needs the response_format verbose_json, srt or vtt, "
+                    f"not {options.shown(wanted['response_format'])}.",
+                    param=options.GRANULARITIES[0],
+                )
             question = pairing.Request(
                 request_id=visit.request_id,
                 deployment=here.settings.deployment_name,
@@ -203,19 +215,6 @@ class OpenAIEndpoints:
             raise BadRequest(f"the audio is in the form's {audio_part[:40]!r}; this path reads 'file'.", param="file")
         if wanted["stream"] and wanted["response_format"] not in ("json", "text"):
             raise BadRequest("stream is for the response_format json or text.", param="stream")
-
-
-def _check_granularities(granularities: set[str], response_format: str, task: Task) -> None:
-    if "word" not in granularities:
-        return
-    if task == "translate":
-        raise BadRequest("timestamp_granularities word is for transcriptions; use segment.", param=_GRANULARITIES[0])
-    if response_format not in _TIMED:
-        raise BadRequest(
-            "timestamp_granularities word needs the response_format verbose_json, srt or vtt, "
-            f"not {options.shown(response_format)}.",
-            param=_GRANULARITIES[0],
-        )
 
 
 def _content(transcript: Transcript, response_format: str, task: Task, granularities: set[str]) -> str:

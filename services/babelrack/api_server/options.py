@@ -267,11 +267,12 @@ LISTEN = _table(
 )
 
 
-def _granularity(name: str) -> Option:
-    granularity = choice(
-        name, ("word", "segment"), "What has times: word and segment in verbose_json, a cue of srt and vtt."
-    )
-    return replace(granularity, default=[], repeated=True)
+GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
+
+
+def _granularities(*values: str) -> tuple[Option, ...]:
+    description = "What has times in verbose_json; with word, srt and vtt have a cue for each."
+    return tuple(replace(choice(name, values, description), default=[], repeated=True) for name in GRANULARITIES)
 
 
 def _model() -> Option:
@@ -285,8 +286,7 @@ OPENAI = _table(
     text("prompt", 16_384, "Text that the transcript follows on from; its last 223 tokens count."),
     choice("response_format", ("json", "text", "srt", "verbose_json", "vtt"), "Of the answer.", default="json"),
     number("temperature", 0, 1, "0 is greedy, and falls back to sampling where the text looks wrong.", default=0.0),
-    _granularity("timestamp_granularities[]"),
-    _granularity("timestamp_granularities"),
+    *_granularities("word", "segment"),
     flag("stream", "`true` answers with server-sent events, for json and text.", default=False, feature=True),
     choice("chunking_strategy", ("auto",), "Long audio is always cut at silences.", default="auto"),
     later_text("include[]", "Log-probabilities."),
@@ -294,3 +294,5 @@ OPENAI = _table(
     later_text("known_speaker_references[]", "Speakers."),
     later_text("keywords[]", "Words to listen for."),
 )
+
+TRANSLATIONS = OPENAI | _table(*_granularities("segment"))

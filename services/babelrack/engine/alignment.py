@@ -55,15 +55,15 @@ def alignment_heads(directory: Path, dimensions: Dimensions) -> dict[int, list[i
 def followed(scores: torch.Tensor, rows: Sequence[int], frames: Sequence[int]) -> torch.Tensor:
     """How closely each token follows each moment: sum over the heads, float32 [windows, rows, frames].
 
-    `scores` [windows, heads, rows, frames] are products of queries and keys; each window has its own count of `rows`
-    and `frames`, and what lies beyond them has no meaning.
+    `scores`, float32 [windows, heads, rows, frames], are products of queries and keys; each window has its own count of
+    `rows` and `frames`, and what lies beyond them has no meaning.
     """
     device, longest = scores.device, scores.shape[-1]
     row_counts = torch.tensor(rows, device=device)[:, None, None, None]
     frame_counts = torch.tensor(frames, device=device)[:, None]
     columns = torch.arange(longest, device=device)
     beyond = (columns >= frame_counts)[:, None, None]
-    weights = torch.softmax(scores.float().masked_fill(beyond, -torch.inf), -1)
+    weights = torch.softmax(scores.masked_fill(beyond, -torch.inf), -1)
     weights.masked_fill_(torch.arange(scores.shape[2], device=device)[:, None] >= row_counts, 0.0)
     mean = weights.sum(2, keepdim=True) / row_counts
     variance = weights.square().sum(2, keepdim=True) / row_counts - mean.square()

@@ -12,6 +12,7 @@ import re
 import statistics
 import unicodedata
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -116,6 +117,7 @@ def _edges(text: str) -> Iterator[int]:
             yield index
 
 
+@lru_cache(maxsize=4096)
 def _spoken(character: str) -> bool:
     return any(c in _SPOKEN_MARKS or unicodedata.category(c)[0] not in "PZC" for c in character)
 
