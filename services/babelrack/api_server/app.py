@@ -23,9 +23,9 @@ from babelrack.api_server.health import Health, HealthEndpoint
 from babelrack.api_server.listen import ListenAnswer, ListenEndpoint
 from babelrack.api_server.metrics import CONTENT_TYPE, Metrics
 from babelrack.api_server.openai import (
+    COMBINATIONS,
     EVENT_STREAM,
     MEDIA_TYPES,
-    WORDS_HAVE_TIMES,
     Model,
     ModelList,
     OpenAIEndpoints,
@@ -187,12 +187,12 @@ def _add_openai(app: FastAPI, endpoints: OpenAIEndpoints) -> None:
         for media in MEDIA_TYPES.values()
         if not media.startswith("application/json")
     }
-    transcription, translation = openapi.form("file", OPENAI), openapi.form("file", TRANSLATIONS)
-    transcription["multipart/form-data"]["schema"] |= WORDS_HAVE_TIMES
-    for path, handler, name, form in (
-        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription", transcription),
-        ("/v1/audio/translations", endpoints.translations, "createTranslation", translation),
+    for path, handler, name, table in (
+        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription", OPENAI),
+        ("/v1/audio/translations", endpoints.translations, "createTranslation", TRANSLATIONS),
     ):
+        form = openapi.form("file", table)
+        form["multipart/form-data"]["schema"] |= COMBINATIONS
         app.add_api_route(
             path,
             handler,

@@ -30,13 +30,22 @@ _ALIASES = ("whisper-1", "pulse")
 _TIMED = frozenset({"verbose_json", "srt", "vtt"})
 _FRAMES_A_SECOND = 100
 _UNREAD_SECONDS = 60.0
-WORDS_HAVE_TIMES = {
+_STREAMED = ("json", "text")
+COMBINATIONS = {
     "anyOf": [
-        {"required": ["response_format"], "properties": {"response_format": {"enum": sorted(_TIMED)}}},
-        {"properties": {name: {"items": {"enum": ["segment"]}} for name in options.GRANULARITIES}},
+        {
+            "required": ["response_format"],
+            "properties": {"response_format": {"enum": sorted(_TIMED)}, "stream": {"enum": ["false"]}},
+        },
+        {
+            "properties": {
+                "response_format": {"enum": list(_STREAMED)},
+                **{name: {"items": {"enum": ["segment"]}} for name in options.GRANULARITIES},
+            }
+        },
     ]
 }
-"""What the form of a transcription may not combine, for the OpenAPI document."""
+"""Which options go together, for the OpenAPI document."""
 EVENT_STREAM = "text/event-stream"
 MEDIA_TYPES = {
     "json": "application/json",
@@ -213,7 +222,7 @@ class OpenAIEndpoints:
             )
         if audio_part not in (None, "file"):
             raise BadRequest(f"the audio is in the form's {audio_part[:40]!r}; this path reads 'file'.", param="file")
-        if wanted["stream"] and wanted["response_format"] not in ("json", "text"):
+        if wanted["stream"] and wanted["response_format"] not in _STREAMED:
             raise BadRequest("stream is for the response_format json or text.", param="stream")
 
 
