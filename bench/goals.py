@@ -18,7 +18,7 @@ class Goal:
 
 def goals(results: Results) -> list[Goal]:
     """Return those goals for which everything that they compare was measured."""
-    return [*_throughput(results), *_accuracy(results), *_long_file(results), *_servers(results)]
+    return [*_throughput(results), *_accuracy(results), *_long_file(results), *_words(results), *_servers(results)]
 
 
 def _throughput(results: Results) -> Iterator[Goal]:
@@ -48,6 +48,20 @@ def _accuracy(results: Results) -> Iterator[Goal]:
             )
         if ours:
             yield Goal(f"No loops in what {system} says", str(ours.loops), ours.loops == 0)
+
+
+def _words(results: Results) -> Iterator[Goal]:
+    ours, theirs = results.words_of("engine"), results.words_of("faster-whisper")
+    if ours:
+        median = f"{1000 * ours.median_s:.0f} ms"
+        yield Goal("Words begin and end within 80 ms of where they are said", median, ours.median_s < 0.08)
+        yield Goal("Words cost at most a third of throughput", f"{100 * ours.cost:.0f} %", ours.cost <= 1 / 3)
+    if ours and theirs:
+        yield Goal(
+            "Times of words no worse than faster-whisper's",
+            f"{1000 * ours.median_s:.0f} / {1000 * theirs.median_s:.0f} ms",
+            ours.median_s <= theirs.median_s,
+        )
 
 
 def _long_file(results: Results) -> Iterator[Goal]:

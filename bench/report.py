@@ -132,6 +132,19 @@ def _rest(results: Results) -> Iterator[Table]:
     minutes = results.long_file[0].minutes if results.long_file else 0
     columns = ("System", "Audio seconds a second", "Word error rate, %", "Most memory resident, MiB")
     yield Table(f"A recording of {minutes:.0f} minutes", columns, rows)
+    rows = [
+        (
+            SYSTEMS[each.system].title,
+            f"{1000 * each.median_s:.0f}",
+            f"{1000 * each.p90_s:.0f}",
+            f"{each.rtfx:.1f}",
+            f"{100 * each.cost:.0f} %",
+        )
+        for each in results.words
+    ]
+    boundaries = max((each.boundaries for each in results.words), default=0)
+    columns = ("System", "Median error, ms", "Nine of ten below, ms", "Audio seconds a second", "Cost of words")
+    yield Table(f"Times of words, over {boundaries} boundaries", columns, rows)
     if resources := results.resources:
         columns = ("Checkpoints", "Ready after", "Resident, MiB", "Most resident, MiB")
         numbers = [f"{each / MIB:.0f}" for each in (resources.resident_bytes, resources.peak_bytes)]

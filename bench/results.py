@@ -12,6 +12,7 @@ from bench.long_file import LongFile
 from bench.machine import Machine, machine
 from bench.resources import Resources
 from bench.throughput import Cell
+from bench.words import Words
 
 LATEST = ROOT / "bench" / "results" / "latest.json"
 
@@ -31,6 +32,7 @@ class Results:
     throughput: list[Cell] = field(default_factory=list)
     accuracy: list[Accuracy] = field(default_factory=list)
     long_file: list[LongFile] = field(default_factory=list)
+    words: list[Words] = field(default_factory=list)
     resources: Resources | None = None
     isolation: Isolation | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -53,6 +55,7 @@ class Results:
             throughput=[Cell(**cell) for cell in written["throughput"]],
             accuracy=[Accuracy(**each) for each in written["accuracy"]],
             long_file=[LongFile(**each) for each in written["long_file"]],
+            words=[Words(**each) for each in written.get("words", [])],
             resources=Resources(**written["resources"]) if written["resources"] else None,
             isolation=Isolation(**written["isolation"]) if written["isolation"] else None,
             failed=written["failed"],
@@ -68,9 +71,8 @@ class Results:
         if self.machine != earlier.machine or self.threads != earlier.threads:
             raise ValueError("the kept results are of another machine; measure all with `make bench`")
         cells = {(cell.system, cell.length, cell.at_once): cell for cell in [*earlier.throughput, *self.throughput]}
-        measured = {
-            name for each in (self.throughput, self.accuracy, self.long_file) for name in (e.system for e in each)
-        }
+        parts = (self.throughput, self.accuracy, self.long_file, self.words)
+        measured = {name for part in parts for name in (each.system for each in part)}
         return Results(
             date=self.date,
             machine=self.machine,
@@ -80,6 +82,7 @@ class Results:
             throughput=list(cells.values()),
             accuracy=list({each.system: each for each in [*earlier.accuracy, *self.accuracy]}.values()),
             long_file=list({each.system: each for each in [*earlier.long_file, *self.long_file]}.values()),
+            words=list({each.system: each for each in [*earlier.words, *self.words]}.values()),
             resources=self.resources or earlier.resources,
             isolation=self.isolation or earlier.isolation,
             failed={name: why for name, why in earlier.failed.items() if name not in measured} | self.failed,
@@ -95,3 +98,7 @@ class Results:
     def accuracy_of(self, system: str) -> Accuracy | None:
         """Return a system's accuracy, None if it wasn't measured."""
         return next((each for each in self.accuracy if each.system == system), None)
+
+    def words_of(self, system: str) -> Words | None:
+        """Return how a system times words, None if it wasn't measured."""
+        return next((each for each in self.words if each.system == system), None)

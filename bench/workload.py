@@ -57,6 +57,11 @@ def scored(*, quick: bool = False) -> list[Request]:
     return sorted((_request(clip) for clip in clips), key=lambda request: request.language)
 
 
+def timed() -> list[tuple[Request, tuple[speech.TimedWord, ...]]]:
+    """Return the fixtures whose words have known times, and those."""
+    return [(_request(clip), clip.words) for clip in speech.clips() if clip.words]
+
+
 def recording(minutes: float) -> Request:
     """Return one English recording of that length."""
     composed = speech.recording(minutes * 60, "en")

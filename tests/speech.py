@@ -4,6 +4,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
@@ -29,8 +30,20 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class TimedWord:
+    """A word and when it is said; times in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Clip:
-    """One fixture. `language` is None for what isn't speech; a `scored` one is read right by Whisper base."""
+    """One fixture. `language` is None for what isn't speech; a `scored` one is read right by Whisper base.
+
+    `words` are there where the voice told how long it says each.
+    """
 
     file: str
     language: str | None
@@ -39,6 +52,7 @@ class Clip:
     scored: bool
     demo: bool
     turns: tuple[Turn, ...] = ()
+    words: tuple[TimedWord, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -76,6 +90,7 @@ def clips(*, language: str | None = None, scored: bool | None = None, demo: bool
             scored=entry["scored"],
             demo=entry["demo"],
             turns=tuple(Turn(**turn) for turn in entry.get("turns", ())),
+            words=tuple(TimedWord(**word) for word in entry.get("words", ())),
         )
         for entry in entries
     ]
@@ -140,6 +155,20 @@ def recording(seconds: float, language: str = "en", *, pause_s: float = 0.8) -> 
         said.append(each.text)
         length += each.seconds + pause_s
     return Recording(np.concatenate(spoken), language, " ".join(said))
+
+
+def boundary_errors(said: Sequence[TimedWord], heard: Sequence[TimedWord]) -> list[float]:
+    """How far the boundaries of the words that were heard right are from where they are, in seconds, late ones above 0.
+
+    Two for each word, its start and its end.
+    """
+    spelled = [[normalised(word.word) for word in words] for words in (said, heard)]
+    errors: list[float] = []
+    for block in SequenceMatcher(None, *spelled, autojunk=False).get_matching_blocks():
+        for index in range(block.size):
+            true, found = said[block.a + index], heard[block.b + index]
+            errors += [found.start - true.start, found.end - true.end]
+    return errors
 
 
 def normalised(text: str) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+from tests.speech import TimedWord
+
 from bench.workload import Request
 
 
@@ -17,6 +19,10 @@ class Transcriber(Protocol):
 
     def transcribe_long(self, request: Request) -> str:
         """Return the text of a recording that is longer than a window; only systems that are `long` have it."""
+        ...
+
+    def words(self, requests: Sequence[Request], at_once: int) -> list[list[TimedWord]]:
+        """Return the words of each request with their times; only systems that have `words` do."""
         ...
 
     def processes(self) -> list[int]:
@@ -39,6 +45,7 @@ class System:
         options: arguments of the module's `load`.
         alone: takes one request at a time only.
         long: can cut a long recording by itself.
+        words: can say when each word is said.
     """
 
     title: str
@@ -48,6 +55,7 @@ class System:
     options: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
     long: bool = False
+    words: bool = False
 
     def load(self, threads: int) -> Transcriber:
         """Load the system into this process."""
@@ -57,7 +65,7 @@ class System:
 
 REFERENCE = "hugging-face"
 SYSTEMS: dict[str, System] = {
-    "engine": System("Babelrack, engine", "babelrack_engine", ("babelrack", "torch")),
+    "engine": System("Babelrack, engine", "babelrack_engine", ("babelrack", "torch"), words=True),
     "engine-timestamps": System(
         "Babelrack, engine, with times", "babelrack_engine", ("babelrack", "torch"), options={"timestamps": True}
     ),
@@ -67,7 +75,12 @@ SYSTEMS: dict[str, System] = {
     ),
     "ctranslate2": System("CTranslate2 int8, padded", "ctranslate2_batch", ("ctranslate2",), options={"padded": True}),
     "faster-whisper": System(
-        "faster-whisper int8", "faster_whisper_plain", ("faster-whisper", "ctranslate2"), alone=True, long=True
+        "faster-whisper int8",
+        "faster_whisper_plain",
+        ("faster-whisper", "ctranslate2"),
+        alone=True,
+        long=True,
+        words=True,
     ),
     "faster-whisper-batched": System(
         "faster-whisper int8, batched", "faster_whisper_batched", ("faster-whisper", "ctranslate2"), long=True

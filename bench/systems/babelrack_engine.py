@@ -4,6 +4,8 @@ import os
 import queue
 from collections.abc import Sequence
 
+from tests.speech import TimedWord
+
 from babelrack.engine import Engine, EngineError, EngineOptions, Event, Lost, Transcribed, Window
 from bench.checkpoints import WHISPER_BASE
 from bench.workload import Request
@@ -20,7 +22,16 @@ class BabelrackEngine:
         self._engine.start()
 
     def transcribe(self, requests: Sequence[Request], at_once: int) -> list[str]:
-        texts = [""] * len(requests)
+        return [answer.text for answer in self._answers(requests, at_once, words=False)]
+
+    def words(self, requests: Sequence[Request], at_once: int) -> list[list[TimedWord]]:
+        return [
+            [TimedWord(word.text, word.start, word.end) for segment in answer.segments for word in segment.words]
+            for answer in self._answers(requests, at_once, words=True)
+        ]
+
+    def _answers(self, requests: Sequence[Request], at_once: int, *, words: bool) -> list[Transcribed]:
+        answers: dict[int, Transcribed] = {}
         ended: queue.SimpleQueue[tuple[int, Transcribed | Lost]] = queue.SimpleQueue()
         waiting = iter(range(len(requests)))
 
@@ -30,7 +41,7 @@ class BabelrackEngine:
                     ended.put((index, event))
 
             request = requests[index]
-            window = Window(request.samples, (request.language,), timestamps=self._timestamps)
+            window = Window(request.samples, (request.language,), timestamps=self._timestamps, words=words)
             self._engine.submit(CHECKPOINT, window, listen)
 
         for _, index in zip(range(at_once), waiting, strict=False):
@@ -39,11 +50,11 @@ class BabelrackEngine:
             index, event = ended.get()
             if isinstance(event, Lost):
                 raise EngineError(f"the engine lost request {index}: {event.reason}")
-            texts[index] = event.text
+            answers[index] = event
             for follower in waiting:
                 submit(follower)
                 break
-        return texts
+        return [answers[index] for index in range(len(requests))]
 
     def processes(self) -> list[int]:
         return [os.getpid()]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from faster_whisper import WhisperModel
+from tests.speech import TimedWord
 
 from bench.checkpoints import WHISPER_BASE_CT2
 from bench.workload import Request
@@ -26,6 +27,17 @@ class FasterWhisper:
     def transcribe_long(self, request: Request) -> str:
         """With timestamps: they are how it finds where the next window starts."""
         return self._text(request, beam_size=1, condition_on_previous_text=False)
+
+    def words(self, requests: Sequence[Request], at_once: int) -> list[list[TimedWord]]:
+        if at_once != 1:
+            raise ValueError(f"faster-whisper takes one request at a time, not {at_once}")
+        return [self._words(request) for request in requests]
+
+    def _words(self, request: Request) -> list[TimedWord]:
+        segments, _ = self._model.transcribe(
+            request.floats(), language=request.language, word_timestamps=True, **GREEDY
+        )
+        return [TimedWord(word.word, word.start, word.end) for segment in segments for word in segment.words or ()]
 
     def _text(self, request: Request, **options: Any) -> str:
         segments, _ = self._model.transcribe(request.floats(), language=request.language, **options)

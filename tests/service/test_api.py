@@ -19,6 +19,8 @@ import pytest
 from api_rig import AGGREGATOR, DEPLOYMENT, SPEECH, eventually, said, speech, words
 
 from babelrack.audio.decode import decode_file
+from speech import TimedWord, boundary_errors, encoded, silence
+from speech import clip as speech_clip
 
 pytest_plugins = ["api_pack"]
 
@@ -123,6 +125,54 @@ def test_both_pulse_paths_answer_with_the_transcript_in_the_documented_shape(cli
     assert metadata["num_chunks"] == 1
     assert metadata["processing_time_ms"] > 0
     assert answer.headers["x-checkpoint"] == "indic-multi"
+
+
+def near(found: list[dict], clip: str) -> bool:
+    """Whether words that were heard right begin and end where they are said."""
+    heard = [TimedWord(word["word"], word["start"], word["end"]) for word in found]
+    errors = boundary_errors(speech_clip(clip).words, heard)
+    return len(errors) > 1.6 * len(heard) and float(np.median(np.abs(errors))) < 0.08
+
+
+@pytest.mark.parametrize(("path", "query"), PULSE_PATHS)
+def test_word_timestamps_fill_words_and_utterances(client, path, query):
+    query = {**query, "language": "en", "word_timestamps": "true"}
+    body = client.post(path, params=query, content=speech("en-words")).json()
+    assert near(body["words"], "en-words")
+    assert all(word.keys() == {"word", "start", "end", "confidence"} for word in body["words"])
+    assert all(0 < word["confidence"] <= 1 for word in body["words"])
+    assert all(word["end"] <= body["metadata"]["duration"] for word in body["words"])
+    assert " ".join(word["word"] for word in body["words"]) == body["transcription"]
+    assert " ".join(utterance["text"] for utterance in body["utterances"]) == body["transcription"]
+    assert len(body["utterances"]) == 2
+    assert body["utterances"][0]["start"] == body["words"][0]["start"]
+    assert body["utterances"][-1]["end"] == body["words"][-1]["end"]
+
+
+def test_words_are_in_the_form_that_the_options_want(client):
+    query = {"language": "en", "word_timestamps": "true", "format": "false"}
+    body = client.post("/waves/v1/pulse/get_text", params=query, content=speech("en-words")).json()
+    assert " ".join(word["word"] for word in body["words"]) == body["transcription"]
+    assert body["transcription"] == body["transcription"].lower()
+    assert not set(body["transcription"]) & set(".,?!")
+    assert len(body["utterances"]) == 2
+
+
+def test_words_of_a_long_file_have_the_times_of_the_file(client, tmp_path):
+    pause = silence(3.0)
+    parts = [part for _ in range(4) for part in (speech_clip("en-words").samples(), pause)]
+    file = encoded(np.concatenate(parts), tmp_path / "long.flac")
+    query = {"language": "en", "word_timestamps": "true"}
+    body = client.post("/waves/v1/pulse/get_text", params=query, content=file.read_bytes()).json()
+    assert body["metadata"]["num_chunks"] > 1
+    edges = [edge for word in body["words"] for edge in (word["start"], word["end"])]
+    assert edges == sorted(edges)
+    each = speech_clip("en-words").seconds + 3.0
+    for number in range(4):
+        begin = number * each
+        words = [word for word in body["words"] if begin <= word["start"] < begin + each]
+        words = [{**word, "start": word["start"] - begin, "end": word["end"] - begin} for word in words]
+        assert near(words, "en-words")
 
 
 @pytest.mark.parametrize("query", [{}, {"language": AGGREGATOR}])
@@ -251,6 +301,11 @@ def test_listen_reads_its_options_from_the_form_or_the_query(client, how):
     assert body["words"] == []
 
 
+def test_listen_has_words_with_timestamps(client):
+    answer = client.post("/v1/listen", params={"language": "en", "timestamps": "true"}, content=speech("en-words"))
+    assert near(answer.json()["words"], "en-words")
+
+
 def test_listen_reads_its_options_beside_a_url(client, store):
     body = client.post(
         "/v1/listen", json={"url": f"{store}/clips/{CLIP}.flac", "language": "en", "capitalize": False}
@@ -262,7 +317,7 @@ def test_listen_reads_its_options_beside_a_url(client, store):
 @pytest.mark.parametrize(
     ("how", "why"),
     [
-        ({"params": {"timestamps": "true"}, "content": b"x"}, "timestamps is not available"),
+        ({"params": {"timestamps": "yes"}, "content": b"x"}, "timestamps takes true or false"),
         ({"files": {"audio": ("a", b"x")}, "data": {"diarize": "true"}}, "diarize is not available"),
         ({"files": {"audio": ("a", b"x")}, "params": {"language": "hi"}, "data": {"language": "en"}}, "given twice"),
     ],
@@ -297,6 +352,24 @@ class TestOpenAI:
         assert all(0 <= one.start < one.end <= answer.duration + 0.1 for one in answer.segments)
         assert all(one.avg_logprob < 0 and one.tokens for one in answer.segments)
 
+    def test_verbose_json_has_words_with_times_where_they_are_asked_for(self, official):
+        options = {"response_format": "verbose_json"}
+        answer = self.ask(official, "en-words", timestamp_granularities=["word"], **options)
+        assert near([word.model_dump() for word in answer.words], "en-words")
+        assert answer.segments is None
+        both = self.ask(official, "en-words", timestamp_granularities=["word", "segment"], **options)
+        assert len(both.words) == len(answer.words)
+        assert both.segments
+        neither = self.ask(official, "en-words", **options)
+        assert neither.words is None
+        assert neither.segments
+
+    def test_srt_and_vtt_by_words(self, official):
+        for response_format in ("srt", "vtt"):
+            options = {"response_format": response_format, "timestamp_granularities": ["word"]}
+            cues = self.ask(official, **options).removeprefix("WEBVTT\n\n").strip().split("\n\n")
+            assert [cue.splitlines()[-1] for cue in cues] == said(CLIP).split()
+
     def test_srt_and_vtt(self, official):
         srt = self.ask(official, response_format="srt")
         assert srt.startswith("1\n00:00:0")
@@ -322,6 +395,13 @@ class TestOpenAI:
         assert answer.language == "english"
         assert answer.text
 
+    def test_a_translation_has_no_words(self, official):
+        extra = {"timestamp_granularities[]": "word"}
+        with pytest.raises(openai.BadRequestError, match="takes segment, not 'word'"):
+            official.audio.translations.create(
+                file=("a.flac", speech(CLIP)), model="whisper-1", response_format="verbose_json", extra_body=extra
+            )
+
     def test_models(self, official):
         assert [model.id for model in official.models.list()] == ["indic-multi", DEPLOYMENT]
         assert official.models.retrieve("whisper-1").id == "whisper-1"
@@ -332,7 +412,12 @@ class TestOpenAI:
         ("options", "param", "why"),
         [
             ({"model": "gpt-5"}, "model", "model takes indic-multi"),
-            ({"timestamp_granularities": ["word"]}, "timestamp_granularities[]", "word is not available"),
+            (
+                {"timestamp_granularities": ["word"]},
+                "timestamp_granularities[]",
+                "needs the response_format verbose_json",
+            ),
+            ({"timestamp_granularities": ["phoneme"]}, "timestamp_granularities[]", "takes word or segment"),
             ({"response_format": "diarized_json"}, "response_format", "takes json, text"),
             ({"temperature": 1.5}, "temperature", "from 0 to 1"),
             ({"include": ["logprobs"]}, "include[]", "not available"),
@@ -482,7 +567,7 @@ def test_metrics_count_requests_and_audio(pack, client):
 
 
 def test_usage_reaches_the_licence_proxy_without_audio_or_text(pack, client):
-    marked = {"language": "en", "punctuate": "false"}
+    marked = {"language": "en", "punctuate": "false", "word_timestamps": "true"}
     client.post("/waves/v1/pulse/get_text", params=marked, content=speech(CLIP)).raise_for_status()
 
     def records() -> list[dict]:
@@ -491,7 +576,11 @@ def test_usage_reaches_the_licence_proxy_without_audio_or_text(pack, client):
             return [json.loads(body) for (body,) in database.execute("SELECT body FROM records")]
 
     def found() -> list[dict]:
-        return [record for record in records() if record["features"] == ["punctuate"] and record["status"] == 200]
+        return [
+            record
+            for record in records()
+            if record["features"] == ["punctuate", "word_timestamps"] and record["status"] == 200
+        ]
 
     eventually(lambda: bool(found()), lambda: records()[-3:])
     record = found()[-1]

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from babelrack.api_server import openapi
 from babelrack.api_server.errors import BadRequest
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, features, parse_options, query_pairs
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS, features, parse_options, query_pairs
 
-TABLES = {"pulse": PULSE, "stt": STT, "listen": LISTEN, "openai": OPENAI}
+TABLES = {"pulse": PULSE, "stt": STT, "listen": LISTEN, "openai": OPENAI, "translations": TRANSLATIONS}
 EVERY = [(table, name) for table, options in TABLES.items() for name in options]
 NEEDED = {"pulse": [], "stt": [("model", "pulse")], "listen": [], "openai": [("model", "whisper-1")]}
+NEEDED["translations"] = NEEDED["openai"]
 
 plausible = st.one_of(
     st.text(max_size=50),
@@ -72,13 +73,11 @@ def test_booleans_are_exactly_true_and_false(value):
 
 
 LATER = [
-    *((table, name, "true") for table in ("pulse", "stt") for name in ("word_timestamps", "diarize")),
+    *((table, "diarize", "true") for table in ("pulse", "stt")),
     *(("pulse", name, "x") for name in ("keywords", "webhook_url", "webhook_extra")),
     ("pulse", "webhook_method", "PUT"),
-    ("listen", "timestamps", "true"),
     ("listen", "diarize", "true"),
     ("listen", "callback_url", "https://example.org"),
-    ("openai", "timestamp_granularities[]", "word"),
     ("openai", "include[]", "logprobs"),
 ]
 
@@ -126,6 +125,8 @@ def test_only_what_differs_from_its_default_is_counted_as_a_feature():
     assert features(PULSE, wanted) == ("punctuate",)
     wanted = parse_options(PULSE, [(name, "true") for name in ("redact_pci", "itn_normalize", "redact_pii")])
     assert features(PULSE, wanted) == ("itn_normalize", "redact_pii", "redact_pci")
+    assert features(PULSE, parse_options(PULSE, [("word_timestamps", "true")])) == ("word_timestamps",)
+    assert features(LISTEN, parse_options(LISTEN, [("timestamps", "true")])) == ("timestamps",)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -1,7 +1,9 @@
 """The benchmark compares like with like, and what it writes is what it measured."""
 
+from dataclasses import replace
+
 import pytest
-from bench import report, workload
+from bench import report, words, workload
 from bench.accuracy import scored
 from bench.goals import goals
 from bench.isolation import Isolation
@@ -72,6 +74,15 @@ def test_a_goal_whose_peer_was_not_measured_is_not_claimed():
     assert goals(results(throughput=cells(engine=[80.0]))) == []
 
 
+def test_times_of_words_are_judged_by_the_median_of_their_errors_and_by_what_they_cost():
+    ours = words.scored("engine", [0.05, -0.05, 0.01, -0.3], rtfx=30.0, plain_rtfx=40.0)
+    theirs = words.scored("faster-whisper", [0.2, -0.1, 0.1, 0.0], rtfx=5.0, plain_rtfx=10.0)
+    assert ours.median_s == pytest.approx(0.05)
+    assert ours.cost == pytest.approx(0.25)
+    assert [goal.reached for goal in goals(results(words=[ours, theirs]))] == [True, True, True]
+    assert [goal.reached for goal in goals(results(words=[replace(theirs, system="engine")]))] == [False, False]
+
+
 def test_the_neighbours_latency_and_failures_decide_on_isolation():
     measured = results(isolation=Isolation(200, 60, alone_s=0.5, during_s=1.2, failures=1, busy={"200": 5, "503": 9}))
     assert [goal.reached for goal in goals(measured)] == [False, False]
@@ -87,6 +98,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
     measured = results(
         throughput=cells(engine=[1.0, 2.0]),
         accuracy=[scored(REFERENCE, requests := workload.scored(quick=True), [request.text for request in requests])],
+        words=[words.scored("engine", [0.1, -0.2, 0.3], 10.0, 12.0)],
         resources=Resources(3, 5.0, 10**9, 2 * 10**9),
         isolation=Isolation(200, 60, 0.5, 0.6, 0, {"200": 5}),
         versions={"torch": "2"},

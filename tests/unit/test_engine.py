@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from babelrack.engine import Detected, Engine, EngineError, EngineOptions, Lost, Spoken, Transcribed, Window, quality
-from speech import clip, clips, score
+from speech import TimedWord, boundary_errors, clip, clips, score
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,89 @@ def test_segments_have_times_in_order_within_the_window(engine):
     assert edges[0] >= 0
     assert edges[-1] <= clip("en-20s").seconds + 0.01
     assert "".join(segment.text for segment in answer.segments) == answer.text
+
+
+def heard_words(answer):
+    return [word for segment in answer.segments for word in segment.words]
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_words_begin_and_end_when_they_are_said(engine, timestamps):
+    errors = []
+    timed = [each for each in clips() if each.words]
+    asked = [Heard(engine, window(each.file, words=True, timestamps=timestamps)) for each in timed]
+    for each, one in zip(timed, asked, strict=True):
+        found = [TimedWord(word.text.strip(), word.start, word.end) for word in heard_words(one.answer())]
+        errors.append(boundary_errors(each.words, found))
+        assert len(errors[-1]) > 1.6 * len(each.words), "most words are heard right"
+    assert all(np.median(np.abs(of_clip)) < 0.08 for of_clip in errors)
+
+
+def test_words_are_those_of_their_segment_in_order_inside_the_audio(engine):
+    asked = {
+        each: Heard(engine, Window(each.samples(), (each.language or "en",), words=True, timestamps=each.seconds < 12))
+        for each in clips()
+    }
+    for each, one in asked.items():
+        answer = one.answer()
+        found = heard_words(answer)
+        edges = [edge for word in found for edge in (word.start, word.end)]
+        assert edges == sorted(edges), each.file
+        assert all(0 <= edge <= each.seconds + 0.001 for edge in edges), each.file
+        assert all(0 < word.probability <= 1 for word in found), each.file
+        for segment in answer.segments:
+            assert "".join(word.text for word in segment.words).split() == segment.text.split()
+
+
+def test_words_that_nobody_asked_for_cost_nothing(engine, monkeypatch):
+    runner = engine._lanes["base"].runner
+    decoder, passes = runner._decoder, []
+    monkeypatch.setattr(runner, "align", lambda _: pytest.fail("nobody asked for words"))
+    monkeypatch.setattr(runner, "_decoder", Passes(decoder, passes))
+    tokens = engine.load("base").totals.tokens
+    answer = Heard(engine, window("en-11s-a", timestamps=False)).answer()
+    assert heard_words(answer) == []
+    assert len(passes) == engine.load("base").totals.tokens - tokens
+    assert all(watch is None for watch in passes)
+
+
+class Passes:
+    """Counts the passes over the decoder, and notes whether somebody watched."""
+
+    def __init__(self, decoder, passes):
+        self._decoder = decoder
+        self._passes = passes
+
+    def __call__(self, tokens, positions, spans, memory, watch=None):
+        self._passes.append(watch)
+        return self._decoder(tokens, positions, spans, memory, watch)
+
+    def __getattr__(self, name):
+        return getattr(self._decoder, name)
+
+
+def test_windows_that_are_aligned_together_have_the_words_of_each_alone(checkpoint, engine, monkeypatch):
+    names = ("en-words", "es-words", "ta-5s")
+    alone = [heard_words(Heard(engine, window(name, words=True)).answer()) for name in names]
+    stepped = Engine({"base": checkpoint}, EngineOptions(threads=1))
+    lane = stepped._lanes["base"]
+    align, batches = lane.runner.align, []
+
+    def together(sequences):
+        batches.append(len(sequences))
+        return align(sequences)
+
+    monkeypatch.setattr(lane.runner, "align", together)
+    monkeypatch.setattr(lane.scheduler, "_align", lambda ready: ready if len(ready) == len(names) else [])
+    heard = [Heard(stepped, window(name, words=True)) for name in names]
+    while stepped.load("base").running or stepped.load("base").waiting:
+        stepped.step()
+    assert batches == [len(names)]
+    for words, others in zip([heard_words(each.answer(1)) for each in heard], alone, strict=True):
+        assert [word.text for word in words] == [word.text for word in others]
+        edges, expected = ([edge for word in side for edge in (word.start, word.end)] for side in (words, others))
+        assert edges == pytest.approx(expected, abs=0.021)  # where two frames cost the same, rounding decides
+        assert [word.probability for word in words] == pytest.approx([w.probability for w in others], abs=0.05)
 
 
 def test_language_is_detected_among_the_allowed_only(engine):
@@ -209,11 +292,14 @@ def test_memory_is_split_evenly_and_bounds_the_slots(checkpoint):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-def test_every_precision_reads_the_same(checkpoint, precision):
+def test_every_precision_reads_the_same_and_finds_the_words(checkpoint, precision):
     one = Engine({"base": checkpoint}, EngineOptions(threads=1, precision=precision))
     assert one.precision == precision
     one.start()
     assert Heard(one, window("en-3s-a")).answer().text.strip() == "The library is open until late tonight."
+    answer = Heard(one, window("en-words", words=True)).answer()
+    found = [TimedWord(word.text.strip(), word.start, word.end) for word in heard_words(answer)]
+    assert np.median(np.abs(boundary_errors(clip("en-words").words, found))) < 0.08
     one.stop()
 
 
@@ -226,6 +312,8 @@ def test_refusals_say_what_is_wrong(checkpoint, engine):
         engine.submit("base", window("en-3s-a", "xx"), print)
     with pytest.raises(EngineError, match="at most 30 s"):
         Window(np.zeros(31 * 16_000, dtype=np.int16), ("en",))
+    with pytest.raises(EngineError, match="a translation has no words"):
+        window("en-3s-a", task="translate", words=True)
     with pytest.raises(EngineError, match="no usable CUDA device"):
         Engine({"a": checkpoint}, EngineOptions(device="cuda"))
 

@@ -21,6 +21,12 @@ class Work:
     encoded: float = 0.0
     cancelled: bool = False
     decoded: int = field(default=0)
+    words: int = 0
+    aligning: bool = False
+
+    @property
+    def spelled(self):
+        return range(self.words)
 
     @property
     def needs_audio(self):
@@ -44,7 +50,11 @@ def run_step(scheduler, budget, encoder=None):
         encode(scheduler, step.encode)
     elif step.encode:
         encoder.append(step.encode)
-    ended = []
+    assert len(step.align) <= 1 or sum(work.words for work in step.align) <= 512
+    assert all(work.aligning and not work.encoding and work not in step.decode for work in step.align)
+    ended = list(step.align)
+    for work in step.align:
+        scheduler.finish(work)
     for work in step.decode:
         assert work.slot is not None
         assert not work.needs_audio
@@ -56,6 +66,8 @@ def run_step(scheduler, budget, encoder=None):
             work.retries -= 1
             work.decoded = 0
             work.seconds = 30.0
+        elif work.words:
+            work.aligning = True
         else:
             scheduler.finish(work)
             ended.append(work)
@@ -67,14 +79,20 @@ def run_step(scheduler, budget, encoder=None):
     slots=st.integers(1, 6),
     budget=st.sampled_from([5.0, 12.0, 30.0, 60.0]),
     windows=st.lists(
-        st.tuples(st.sampled_from([5.0, 6.0, 12.0, 30.0]), st.integers(1, 5), st.integers(0, 2)), max_size=30
+        st.tuples(
+            st.sampled_from([5.0, 6.0, 12.0, 30.0]),
+            st.integers(1, 5),
+            st.integers(0, 2),
+            st.sampled_from([0, 40, 200, 600]),
+        ),
+        max_size=30,
     ),
     seed=st.integers(0, 2**16),
 )
 def test_no_window_is_lost_or_run_twice_and_the_budget_holds(slots, budget, windows, seed):
     chance = random.Random(seed)
     scheduler = Scheduler(slots, budget)
-    arriving = [Work(seconds, steps, retries) for seconds, steps, retries in windows]
+    arriving = [Work(seconds, steps, retries, words=words) for seconds, steps, retries, words in windows]
     everything = list(arriving)
     ended, encoder = [], []
     for _ in range(3000):
@@ -147,6 +165,23 @@ def test_a_window_that_is_cancelled_in_the_encoder_keeps_its_slot_until_the_enco
     assert gone.slot == 0
     encode(scheduler, [gone])
     assert scheduler.schedule().encode == [next_one]
+
+
+def test_windows_that_end_together_are_aligned_together_up_to_a_bound_and_the_first_go_first():
+    scheduler = Scheduler(slots=64, encode_seconds=1000.0)
+    running = Work(5.0, 1000)
+    ending = [Work(5.0, 1, words=100) for _ in range(12)]
+    for work in (running, *ending):
+        scheduler.add(work)
+    run_step(scheduler, 1000.0)
+    run_step(scheduler, 1000.0)
+    for batch in (ending[:5], ending[5:10], ending[10:]):
+        step = scheduler.schedule()
+        assert step.align == batch
+        assert step.decode == [running]
+        for work in batch:
+            scheduler.finish(work)
+    assert scheduler.running == 1
 
 
 def test_slots_in_use_stay_low_so_that_wide_attention_stays_narrow():

@@ -73,6 +73,27 @@ def test_speakers_take_turns_inside_the_conversation():
         assert samples[int((before.end + 0.1) * speech.RATE) : int((after.start - 0.1) * speech.RATE)].max() < 300
 
 
+@pytest.mark.parametrize("clip", [clip for clip in CLIPS if clip.words], ids=lambda clip: clip.file)
+def test_timed_words_are_those_of_the_text_where_something_is_heard(clip):
+    assert [word.word for word in clip.words] == clip.text.split()
+    edges = [edge for word in clip.words for edge in (word.start, word.end)]
+    assert edges == sorted(edges)
+    assert 0 <= edges[0] < edges[-1] <= clip.seconds
+    samples = np.abs(clip.samples().astype(int))
+    for word in clip.words:
+        assert samples[int(word.start * speech.RATE) : int(word.end * speech.RATE)].max() > 1000
+    for before, after in itertools.pairwise(clip.words):
+        if after.start - before.end > 0.1:
+            pause = samples[int((before.end + 0.03) * speech.RATE) : int((after.start - 0.03) * speech.RATE)]
+            assert np.sqrt(np.square(pause).mean()) < 300
+
+
+def test_only_words_that_were_heard_right_have_boundary_errors():
+    said = [speech.TimedWord("One,", 0.0, 0.5), speech.TimedWord("two", 0.6, 0.9), speech.TimedWord("three.", 1.0, 2.0)]
+    heard = [speech.TimedWord("one", 0.1, 0.4), speech.TimedWord("too", 0.5, 1.5), speech.TimedWord("three", 1.0, 2.5)]
+    assert speech.boundary_errors(said, heard) == pytest.approx([0.1, -0.1, 0.0, 0.5])
+
+
 def test_a_recording_is_whole_clips_with_their_text_and_long_enough():
     recording = speech.recording(40, "es", pause_s=0.5)
     texts = [clip.text for clip in speech.clips(language="es", scored=True)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from babelrack.audio.windows import Window as Cut
 from babelrack.checkpoints import Checkpoint
-from babelrack.engine import Detected, Lost, Spoken, SpokenSegment, Transcribed
+from babelrack.engine import Detected, Lost, Spoken, SpokenSegment, SpokenWord, Transcribed
 from babelrack.model_server import transcription
 from babelrack.model_server.admission import Admission, Overloaded
 from babelrack.model_server.routing import NotEnabled, Routing
@@ -234,6 +234,35 @@ async def test_what_the_decoder_had_no_room_for_is_decoded_again_from_where_it_s
     assert calls == [16_000, 8_000]
     assert events[-1].text == "first rest"
     assert [(e.start, e.end) for e in events if isinstance(e, Segment)] == [(0.0, 0.5), (0.5, 1.0)]
+
+
+async def test_words_have_the_times_of_the_file_also_where_a_window_was_decoded_in_parts(monkeypatch):
+    monkeypatch.setattr(transcription, "_LEAST_REST_SECONDS", 0.0)
+
+    def halve(work):
+        assert work.window.words
+        if len(work.window.samples) == 16_000 and index(work) == 1:
+            words = [SpokenWord(" first", 0.1, 0.3, 0.9), SpokenWord(" half,", 0.35, 0.6, 0.8)]
+            segments = [SpokenSegment(0.0, 0.5, " first half,", [1], words), SpokenSegment(0.5, 1.0, " cut", [2])]
+            return [transcribed(" first half, cut", segments=segments, truncated_at=0.5)]
+        rest = [SpokenWord("rest", 0.2, 0.4, 0.7)]
+        return [transcribed("rest", segments=[SpokenSegment(0.0, 0.5, "rest", [3], rest)])]
+
+    events = await run(monkeypatch, ScriptedEngine(halve), 2, words=True)
+    words = [word for event in events if isinstance(event, Segment) for word in event.words]
+    assert [(word.word, word.start, word.end, word.probability) for word in words] == [
+        (" rest", 0.2, 0.4, 0.7),
+        (" first", 1.1, 1.3, 0.9),
+        (" half,", 1.35, 1.5, 0.8),
+        (" rest", 1.7, 1.9, 0.7),
+    ]
+    assert "".join(word.word for word in words).strip() == events[-1].text
+
+
+async def test_a_translation_is_not_asked_for_words(monkeypatch):
+    engine = ScriptedEngine(lambda _: [transcribed(" w")])
+    await run(monkeypatch, engine, 1, words=True, task="translate")
+    assert not engine.submitted[0].window.words
 
 
 async def test_without_timestamps_a_truncated_window_is_decoded_again_with_them(monkeypatch):

@@ -23,6 +23,7 @@ from babelrack.api_server.health import Health, HealthEndpoint
 from babelrack.api_server.listen import ListenAnswer, ListenEndpoint
 from babelrack.api_server.metrics import CONTENT_TYPE, Metrics
 from babelrack.api_server.openai import (
+    COMBINATIONS,
     EVENT_STREAM,
     MEDIA_TYPES,
     Model,
@@ -31,7 +32,7 @@ from babelrack.api_server.openai import (
     Transcription,
     VerboseTranscription,
 )
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS
 from babelrack.api_server.pair import Pair
 from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints
 from babelrack.api_server.transcription import Transcriber
@@ -186,17 +187,19 @@ def _add_openai(app: FastAPI, endpoints: OpenAIEndpoints) -> None:
         for media in MEDIA_TYPES.values()
         if not media.startswith("application/json")
     }
-    for path, handler, name in (
-        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription"),
-        ("/v1/audio/translations", endpoints.translations, "createTranslation"),
+    for path, handler, name, table in (
+        ("/v1/audio/transcriptions", endpoints.transcriptions, "createTranscription", OPENAI),
+        ("/v1/audio/translations", endpoints.translations, "createTranslation", TRANSLATIONS),
     ):
+        form = openapi.form("file", table)
+        form["multipart/form-data"]["schema"] |= COMBINATIONS
         app.add_api_route(
             path,
             handler,
             methods=["POST"],
             response_class=Response,
             responses={200: success, **openapi.openai_errors(*_TRANSCRIBING)},
-            openapi_extra=openapi.operation(name, [], openapi.form("file", OPENAI)),
+            openapi_extra=openapi.operation(name, [], form),
         )
     app.add_api_route(
         "/v1/models",

@@ -10,14 +10,17 @@ from starlette.responses import Response
 
 from babelrack import pairing
 from babelrack.api_server import options
-from babelrack.api_server.pulse import Word, in_form
+from babelrack.api_server.wording import Word, wording
 
 if TYPE_CHECKING:
     from babelrack.api_server.transcription import Transcriber
 
 
 class ListenAnswer(BaseModel):
-    """A transcript as the on-prem path answers it; `confidence` from 0 to 1, `duration` in seconds."""
+    """A transcript as the on-prem path answers it; `confidence` from 0 to 1, `duration` in seconds.
+
+    `words` is empty without `timestamps`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,15 +54,18 @@ class ListenEndpoint:
                     deployment=here.settings.deployment_name,
                     language=language,
                     timestamps=False,
+                    words=wanted["timestamps"],
                 )
-                done = (await here.transcribe(visit, question, source)).done
+                transcript = await here.transcribe(visit, question, source)
+        done = transcript.done
+        said = await wording(transcript, wanted)
         answer = ListenAnswer(
             request_id=visit.request_id,
-            text=(await in_form(done.text, (), done.language, wanted)).text,
+            text=said.text,
             confidence=round(min(max(done.confidence, 0.0), 1.0), 4),
             duration=round(done.duration, 3),
             language=done.language,
-            words=[],
+            words=said.words,
         )
         return Response(
             answer.model_dump_json(), media_type="application/json", headers={"x-checkpoint": done.checkpoint}

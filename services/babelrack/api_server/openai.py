@@ -18,7 +18,7 @@ from babelrack.api_server.errors import ApiError, BadRequest, ClientGone, NotFou
 from babelrack.packs.languages import LANGUAGES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from starlette.types import Receive, Scope, Send
 
@@ -30,6 +30,22 @@ _ALIASES = ("whisper-1", "pulse")
 _TIMED = frozenset({"verbose_json", "srt", "vtt"})
 _FRAMES_A_SECOND = 100
 _UNREAD_SECONDS = 60.0
+_STREAMED = ("json", "text")
+COMBINATIONS = {
+    "anyOf": [
+        {
+            "required": ["response_format"],
+            "properties": {"response_format": {"enum": sorted(_TIMED)}, "stream": {"enum": ["false"]}},
+        },
+        {
+            "properties": {
+                "response_format": {"enum": list(_STREAMED)},
+                **{name: {"items": {"enum": ["segment"]}} for name in options.GRANULARITIES},
+            }
+        },
+    ]
+}
+"""Which options go together, for the OpenAPI document."""
 EVENT_STREAM = "text/event-stream"
 MEDIA_TYPES = {
     "json": "application/json",
@@ -71,8 +87,19 @@ class VerboseSegment(BaseModel):
     no_speech_prob: float
 
 
+class VerboseWord(BaseModel):
+    """A word with its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+
+
 class VerboseTranscription(BaseModel):
-    """`response_format=verbose_json`; `language` is the language's English name in lower case."""
+    """`response_format=verbose_json`; `language` is the language's English name in lower case.
+
+    `words` and `segments` are there as `timestamp_granularities[]` asks, segments also where it asks nothing.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +107,8 @@ class VerboseTranscription(BaseModel):
     language: str
     duration: float
     text: str
-    segments: list[VerboseSegment]
+    words: list[VerboseWord] | None = None
+    segments: list[VerboseSegment] | None = None
     usage: Usage
 
 
@@ -148,9 +176,19 @@ class OpenAIEndpoints:
             visit = await held.enter_async_context(here.visit(request, *(["translate"] if task == "translate" else [])))
             await held.enter_async_context(here.admitted(visit))
             body, spool = await held.enter_async_context(here.received(request, only_form=True))
-            wanted = options.parse_options(options.OPENAI, body.fields)
-            visit.features += options.features(options.OPENAI, wanted)
+            table = options.OPENAI if task == "transcribe" else options.TRANSLATIONS
+            wanted = options.parse_options(table, body.fields)
+            visit.features += options.features(table, wanted)
+            granularities = {each for name in options.GRANULARITIES for each in wanted[name]}
+            if "word" in granularities:
+                visit.features.append("word_timestamps")
             self._check(wanted, body.audio_part)
+            if "word" in granularities and wanted["response_format"] not in _TIMED:
+                raise BadRequest(
+                    "timestamp_granularities word needs the response_format verbose_json, srt or vtt, "
+                    f"not {options.shown(wanted['response_format'])}.",
+                    param=options.GRANULARITIES[0],
+                )
             question = pairing.Request(
                 request_id=visit.request_id,
                 deployment=here.settings.deployment_name,
@@ -160,6 +198,7 @@ class OpenAIEndpoints:
                 temperature=wanted["temperature"],
                 timestamps=wanted["response_format"] in _TIMED,
                 stream=wanted["stream"],
+                words="word" in granularities,
             )
             source = await here.source(body, spool, encoding=None, sample_rate=16_000)
             if wanted["stream"]:
@@ -169,7 +208,7 @@ class OpenAIEndpoints:
                 return EventStream(held.pop_all(), first, events, visit.checkpoint)
             transcript = await here.transcribe(visit, question, source)
         return Response(
-            _content(transcript, wanted["response_format"], task),
+            _content(transcript, wanted["response_format"], task, granularities),
             media_type=MEDIA_TYPES[wanted["response_format"]],
             headers={"x-checkpoint": transcript.done.checkpoint},
         )
@@ -183,30 +222,39 @@ class OpenAIEndpoints:
             )
         if audio_part not in (None, "file"):
             raise BadRequest(f"the audio is in the form's {audio_part[:40]!r}; this path reads 'file'.", param="file")
-        if wanted["stream"] and wanted["response_format"] not in ("json", "text"):
+        if wanted["stream"] and wanted["response_format"] not in _STREAMED:
             raise BadRequest("stream is for the response_format json or text.", param="stream")
 
 
-def _content(transcript: Transcript, response_format: str, task: Task) -> str:
+def _content(transcript: Transcript, response_format: str, task: Task, granularities: set[str]) -> str:
     done = transcript.done
     usage = Usage(type="duration", seconds=round(done.duration, 3))
+    cues: Sequence[subtitles.Timed] = transcript.segments
+    if "word" in granularities:
+        cues = [subtitles.Cue(word.start, word.end, word.word) for word in transcript.words]
     match response_format:
         case "text":
             return done.text.strip() + "\n"
         case "srt":
-            return subtitles.srt(transcript.segments)
+            return subtitles.srt(cues)
         case "vtt":
-            return subtitles.vtt(transcript.segments)
+            return subtitles.vtt(cues)
         case "verbose_json":
             spoken = "en" if task == "translate" else done.language
-            return VerboseTranscription(
+            answer = VerboseTranscription(
                 task=task,
                 language=LANGUAGES.get(spoken, spoken).lower(),
                 duration=round(done.duration, 3),
                 text=done.text.strip(),
-                segments=[_segment(segment) for segment in transcript.segments],
                 usage=usage,
-            ).model_dump_json()
+            )
+            if "word" in granularities:
+                answer.words = [
+                    VerboseWord(word=word.word.strip(), start=word.start, end=word.end) for word in transcript.words
+                ]
+            if granularities != {"word"}:
+                answer.segments = [_segment(segment) for segment in transcript.segments]
+            return answer.model_dump_json(exclude_none=True)
     return Transcription(text=done.text.strip(), usage=usage).model_dump_json()
 
 

@@ -247,7 +247,7 @@ SOURCE = (
 PULSE = _table(
     *SOURCE,
     *WRITTEN_FORM,
-    later_flag("word_timestamps", "Fills words[] and utterances[]."),
+    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words and utterances."),
     flag(
         "itn_normalize",
@@ -282,31 +282,19 @@ STT = _table(
 LISTEN = _table(
     *SOURCE,
     *WRITTEN_FORM,
-    later_flag("timestamps", "Fills words[]."),
+    flag("timestamps", "`true` fills words[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words."),
     later_text("keywords", "Words to listen for."),
     later_text("callback_url", "Where to deliver the result."),
 )
 
 
-def _granularity(name: str) -> Option:
-    def parse(value: str) -> str:
-        if value == "word":
-            raise BadRequest(
-                f"{name} word is not available in this version; use segment.", param=name, code="NOT_AVAILABLE"
-            )
-        if value != "segment":
-            raise BadRequest(f"{name} takes segment, not {shown(value)}.", param=name)
-        return value
+GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 
-    return Option(
-        name=name,
-        parse=parse,
-        schema={"type": "string", "enum": ["segment"]},
-        description="verbose_json always has segments. word is not available in this version.",
-        default=[],
-        repeated=True,
-    )
+
+def _granularities(*values: str) -> tuple[Option, ...]:
+    description = "What has times in verbose_json; with word, srt and vtt have a cue for each."
+    return tuple(replace(choice(name, values, description), default=[], repeated=True) for name in GRANULARITIES)
 
 
 def _model() -> Option:
@@ -320,8 +308,7 @@ OPENAI = _table(
     text("prompt", 16_384, "Text that the transcript follows on from; its last 223 tokens count."),
     choice("response_format", ("json", "text", "srt", "verbose_json", "vtt"), "Of the answer.", default="json"),
     number("temperature", 0, 1, "0 is greedy, and falls back to sampling where the text looks wrong.", default=0.0),
-    _granularity("timestamp_granularities[]"),
-    _granularity("timestamp_granularities"),
+    *_granularities("word", "segment"),
     flag("stream", "`true` answers with server-sent events, for json and text.", default=False, feature=True),
     choice("chunking_strategy", ("auto",), "Long audio is always cut at silences.", default="auto"),
     later_text("include[]", "Log-probabilities."),
@@ -329,3 +316,5 @@ OPENAI = _table(
     later_text("known_speaker_references[]", "Speakers."),
     later_text("keywords[]", "Words to listen for."),
 )
+
+TRANSLATIONS = OPENAI | _table(*_granularities("segment"))

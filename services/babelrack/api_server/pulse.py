@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
@@ -12,33 +11,14 @@ from starlette.responses import Response
 from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.errors import BadRequest, BodyTooLarge
-from babelrack.writing import Form, write
+from babelrack.api_server.wording import Utterance, Word, Wording, wording
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from babelrack.api_server.body import Body
     from babelrack.api_server.options import Option
     from babelrack.api_server.transcription import Source, Transcriber, Transcript, Visit
-    from babelrack.writing import Word as SaidWord
-    from babelrack.writing import Written
-
-
-class Word(BaseModel):
-    """A word with its times in seconds; not filled in this version."""
-
-    word: str
-    start: float
-    end: float
-    confidence: float
-
-
-class Utterance(BaseModel):
-    """An utterance with its times in seconds; not filled in this version."""
-
-    text: str
-    start: float
-    end: float
 
 
 class Metadata(BaseModel):
@@ -55,7 +35,11 @@ class Metadata(BaseModel):
 
 
 class PulseAnswer(BaseModel):
-    """A transcript as the Pulse paths answer it; `warnings` only where an option did less than its name says."""
+    """A transcript as the Pulse paths answer it.
+
+    `words` and `utterances` are empty without `word_timestamps`; `warnings` is there only where an option did less
+    than its name says.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,6 +84,7 @@ class PulseEndpoints:
                         deployment=here.settings.deployment_name,
                         language=language,
                         timestamps=False,
+                        words=wanted["word_timestamps"],
                     )
                     transcript = await here.transcribe(visit, question, source)
             except BodyTooLarge as error:
@@ -107,7 +92,7 @@ class PulseEndpoints:
                     raise BadRequest(error.message, code=error.code) from None
                 raise
         done = transcript.done
-        answer = pulse_answer(visit, transcript, source, await in_form(done.text, (), done.language, wanted))
+        answer = pulse_answer(visit, transcript, source, await wording(transcript, wanted))
         return Response(
             answer.model_dump_json(exclude_unset=True),
             media_type="application/json",
@@ -115,7 +100,7 @@ class PulseEndpoints:
         )
 
 
-def pulse_answer(visit: Visit, transcript: Transcript, source: Source, written: Written) -> PulseAnswer:
+def pulse_answer(visit: Visit, transcript: Transcript, source: Source, said: Wording) -> PulseAnswer:
     """The answer's body."""
     done = transcript.done
     metadata = Metadata(
@@ -129,30 +114,16 @@ def pulse_answer(visit: Visit, transcript: Transcript, source: Source, written: 
         metadata.filename = source.filename
     answer = PulseAnswer(
         status="success",
-        transcription=written.text,
-        words=[],
-        utterances=[],
+        transcription=said.text,
+        words=said.words,
+        utterances=said.utterances,
         language=done.language,
         request_id=visit.request_id,
         metadata=metadata,
     )
-    if written.warnings:
-        answer.warnings = list(written.warnings)
+    if said.warnings:
+        answer.warnings = said.warnings
     return answer
-
-
-async def in_form(text: str, words: Sequence[SaidWord], language: str, wanted: Mapping[str, Any]) -> Written:
-    """`text` and its `words` as the options want them; one that a path doesn't have is off."""
-    kept = wanted["format"]
-    form = Form(
-        punctuate=kept and wanted["punctuate"],
-        capitalize=kept and wanted["capitalize"],
-        numerals=kept and wanted.get("itn_normalize", False),
-        pii=wanted.get("redact_pii", False),
-        pci=wanted.get("redact_pci", False),
-    )
-    # Hours of speech take a second or two, and other requests don't wait for it.
-    return await asyncio.to_thread(write, text.strip(), words, language=language, form=form)
 
 
 def _refuse_options_in(body: Body, table: Mapping[str, Option]) -> None:

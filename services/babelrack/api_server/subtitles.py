@@ -1,9 +1,9 @@
-"""Segments as SubRip (srt) and WebVTT."""
+"""Segments, or words, as SubRip (srt) and WebVTT."""
 
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +18,14 @@ class Timed(Protocol):
     def end(self) -> float: ...
     @property
     def text(self) -> str: ...
+
+
+class Cue(NamedTuple):
+    """What is shown from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    text: str
 
 
 def _clock(seconds: float, separator: str) -> str:

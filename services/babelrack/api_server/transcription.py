@@ -35,6 +35,7 @@ from babelrack.pairing import (
     Refused,
     Request,
     Segment,
+    Word,
 )
 from babelrack.pairing.messages import MAX_FRAME_BYTES
 
@@ -91,6 +92,11 @@ class Transcript:
     done: Done
     segments: list[Segment] = field(default_factory=list)
     seconds: float = 0.0  # from the audio being there to the answer
+
+    @property
+    def words(self) -> list[Word]:
+        """The words of all segments, where they were asked for."""
+        return [word for segment in self.segments for word in segment.words]
 
     @property
     def rtfx(self) -> float:

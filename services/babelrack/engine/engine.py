@@ -254,27 +254,38 @@ class Engine:
             lane.scheduler.add(lane.arrivals.popleft())
 
     def _advance(self, lane: _Lane) -> bool:
-        """Begin to encode, decode a token of each window that can; returns whether there was any of it."""
+        """Begin to encode, align what is decoded, decode a token of each window that can; returns whether any did."""
         step = lane.scheduler.schedule(encode=self._encoding.free)
         if step.encode:
             self._encoding.submit(EncodeJob(lane.runner, step.encode))
-        self._encoding.share(decoding=bool(step.decode))
-        if not step.decode:
-            return bool(step.encode)
-        for sequence, picked in zip(step.decode, lane.runner.decode(step.decode), strict=True):
+        self._encoding.share(decoding=bool(step.decode or step.align))
+        if step.align:
+            for sequence, times in zip(step.align, lane.runner.align(step.align), strict=True):
+                if not sequence.cancelled:
+                    sequence.aligned(times)
+                    self._finish(lane, sequence)
+        if step.decode:
+            self._decode(lane, step.decode)
+        if step.align or step.decode:
+            self._faults = 0
+        return bool(step.encode or step.align or step.decode)
+
+    def _decode(self, lane: _Lane, sequences: list[Sequence]) -> None:
+        for sequence, picked in zip(sequences, lane.runner.decode(sequences), strict=True):
             if sequence.cancelled or picked is None:
                 continue
             lane.totals.tokens += 1
             if not sequence.said(*picked):
                 continue
-            if sequence.concluded():
-                lane.scheduler.finish(sequence)
-                lane.totals.windows += 1
-                lane.totals.audio_seconds += sequence.window.seconds
-            else:
+            if not sequence.concluded():
                 lane.totals.retries += 1
-        self._faults = 0
-        return True
+            elif not sequence.aligning:
+                self._finish(lane, sequence)
+
+    def _finish(self, lane: _Lane, sequence: Sequence) -> None:
+        lane.scheduler.finish(sequence)
+        lane.totals.windows += 1
+        lane.totals.audio_seconds += sequence.window.seconds
 
     def _lose(self, sequences: Iterable[Sequence], reason: str) -> None:
         for sequence in sequences:

@@ -98,6 +98,26 @@ class KeyValueMemory:
             spans, self._by_head(queries), self._cross_keys[layer], self._cross_values[layer], lengths, causal=False
         )
 
+    def audio_length(self, slot: int) -> int:
+        """Positions of the audio in `slot`."""
+        return self._audio_lengths[slot]
+
+    def audio_scores(
+        self, layer: int, heads: Sequence[int], spans: Sequence[Span], queries: torch.Tensor, positions: int
+    ) -> torch.Tensor:
+        """Scaled products of `queries` [rows, width] with the first `positions` of each slot's audio, for some heads.
+
+        The result is float32 [spans, heads, rows of the longest span, positions]; what lies beyond a span's own is
+        undefined.
+        """
+        by_head = self._by_head(queries)[list(heads)].float() * (queries.shape[1] // self._heads) ** -0.5
+        longest = max(span.last - span.first for span in spans)
+        padded = by_head.new_zeros(len(spans), len(heads), longest, by_head.shape[-1])
+        for index, span in enumerate(spans):
+            padded[index, :, : span.last - span.first] = by_head[:, span.first : span.last]
+        keys = torch.stack([self._cross_keys[layer][span.slot, list(heads), :positions] for span in spans])
+        return torch.matmul(padded, keys.float().transpose(2, 3))
+
     def _by_head(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.view(rows.shape[0], self._heads, -1).transpose(0, 1)
 

@@ -15,12 +15,14 @@ import torch.nn.functional as F  # noqa: N812
 from babelrack.engine.linear import Int8Linear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from babelrack.engine.dimensions import Dimensions
     from babelrack.engine.linear import Linear
     from babelrack.engine.memory import KeyValueMemory, Span
     from babelrack.engine.weights import Weights
+
+    Watch = Callable[[int, torch.Tensor], None]
 
 
 # Logits so close to the largest that int8 may have exchanged them, and how many of them a row has at most.
@@ -123,10 +125,15 @@ class _DecoderLayer:
         self.audio_key_value = audio.fused("k_proj", "v_proj")
         self._feed_forward = _FeedForward(weights, prefix)
 
-    def __call__(self, x: torch.Tensor, layer: int, spans: Sequence[Span], memory: KeyValueMemory) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, layer: int, spans: Sequence[Span], memory: KeyValueMemory, watch: Watch | None
+    ) -> torch.Tensor:
         query, key, value = self._qkv(self._text_norm(x)).chunk(3, dim=-1)
         x = x + self._text_out(memory.attend_text(layer, spans, query, key, value))
-        x = x + self._audio_out(memory.attend_audio(layer, spans, self._query(self._audio_norm(x))))
+        query = self._query(self._audio_norm(x))
+        if watch is not None:
+            watch(layer, query)
+        x = x + self._audio_out(memory.attend_audio(layer, spans, query))
         return x + self._feed_forward(x)
 
 
@@ -150,12 +157,20 @@ class Decoder:
             memory.write_audio(index, slots, keys, values)
 
     def __call__(
-        self, tokens: torch.Tensor, positions: torch.Tensor, spans: Sequence[Span], memory: KeyValueMemory
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        spans: Sequence[Span],
+        memory: KeyValueMemory,
+        watch: Watch | None = None,
     ) -> torch.Tensor:
-        """States [rows, width] of `tokens` at `positions` (both [rows]); `spans` say which rows are whose."""
+        """States [rows, width] of `tokens` at `positions` (both [rows]); `spans` say which rows are whose.
+
+        `watch` is shown each layer's queries to the audio, [rows, width].
+        """
         x = F.embedding(tokens, self._embedding) + F.embedding(positions, self._positions)
         for index, layer in enumerate(self._layers):
-            x = layer(x, index, spans, memory)
+            x = layer(x, index, spans, memory, watch)
         return x
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from babelrack.engine import alignment
 from babelrack.engine.dimensions import Dimensions
 from babelrack.engine.features import SAMPLE_RATE, LogMel
 from babelrack.engine.memory import KeyValueMemory, Span
@@ -35,6 +36,7 @@ class Runner:
         self._mel = LogMel(self.dimensions.mel_bands, device)
         self._encoder = Encoder(weights, self.dimensions)
         self._decoder = Decoder(weights, self.dimensions)
+        self._alignment_heads = alignment.alignment_heads(directory, self.dimensions)
         self._sampler = Sampler(self.vocabulary, self.dimensions.vocabulary, device)
         self._memory: KeyValueMemory | None = None
 
@@ -88,6 +90,37 @@ class Runner:
                 zip(talkers, self._sampler.sample(self._decoder.logits(states[last_rows]), talkers), strict=True)
             )
         return [picked.get(sequence) for sequence in sequences]
+
+    @torch.inference_mode()
+    def align(self, sequences: Rows[Sequence]) -> list[list[float]]:
+        """When the text tokens of decoded windows begin, in seconds, and when the last of each ends.
+
+        One pass over the decoder, with each window's audio still in its slot; the slots' text is written over.
+        """
+        spans: list[Span] = []
+        for sequence in sequences:
+            first = spans[-1].last if spans else 0
+            spans.append(Span(_slot(sequence), 0, first, first + len(sequence.spelled)))
+        frames = [
+            max(1, min(self.memory.audio_length(span.slot), round(s.window.seconds * alignment.FRAMES_A_SECOND)))
+            for s, span in zip(sequences, spans, strict=True)
+        ]
+        followed: list[torch.Tensor] = []
+
+        def watch(layer: int, queries: torch.Tensor) -> None:
+            if heads := self._alignment_heads.get(layer):
+                scores = self.memory.audio_scores(layer, heads, spans, queries, max(frames))
+                followed.append(alignment.followed(scores, [span.length for span in spans], frames))
+
+        tokens = torch.tensor([token for s in sequences for token in s.spelled], device=self._device)
+        positions = torch.tensor([p for span in spans for p in range(span.length)], device=self._device)
+        self._decoder(tokens, positions, spans, self.memory, watch)
+        costs = -torch.stack(followed).sum(0).cpu().numpy()
+        # The row of a token says where the next one is: the last before the text begins it, the last of it ends it.
+        rows = [len(sequence.text_tokens) + 1 for sequence in sequences]
+        opening = len(sequences[0].spelled) - rows[0] - 1
+        starts = alignment.warp(costs[:, opening : opening + max(rows)], rows, frames)
+        return [(each / alignment.FRAMES_A_SECOND).tolist() for each in starts]
 
     def _read_starts(self, states: torch.Tensor, sequences: Rows[Sequence], spans: Rows[Span]) -> set[Sequence]:
         """Read language and silence off the rows at the start of transcript; returns who detected its language."""

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     from babelrack.engine.sequence import Sequence
 
 _LOOK_AHEAD = 64
+# In one step, so that windows which end all at once don't hold up those that go on.
+_ALIGN_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What comes next: encode `encode`, all of one length; decode a token of each of `decode`, in slot order."""
+    """What comes next: encode `encode`, all of one length; decode a token of each of `decode`, in slot order.
+
+    The words of `align`, whose text is final, are to be found in their audio.
+    """
 
     encode: list[Sequence]
     decode: list[Sequence]
+    align: list[Sequence]
 
 
 class Scheduler:
@@ -66,8 +72,20 @@ class Scheduler:
         batch = (self._again() or self._admit()) if encode else []
         for sequence in batch:
             sequence.encoding = True
-        decode = [s for s in self._running.values() if not (s.encoding or s.needs_audio or s.cancelled)]
-        return Step(batch, sorted(decode, key=lambda sequence: sequence.slot or 0))
+        ready = [s for s in self._running.values() if not (s.encoding or s.needs_audio or s.cancelled)]
+        decode = sorted((s for s in ready if not s.aligning), key=lambda sequence: sequence.slot or 0)
+        return Step(batch, decode, self._align([s for s in ready if s.aligning]))
+
+    def _align(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Those that came first, as many as a step may align."""
+        tokens = 0
+        chosen: list[Sequence] = []
+        for sequence in sequences:
+            tokens += len(sequence.spelled)
+            if chosen and tokens > _ALIGN_TOKENS:
+                break
+            chosen.append(sequence)
+        return chosen
 
     def encoded(self, sequences: Iterable[Sequence]) -> None:
         """The encoder has let go of these windows, done or failed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from babelrack.engine import quality
+from babelrack.engine import quality, words
 from babelrack.engine.tokens import TIMESTAMP_SECONDS, TextStream, Vocabulary
 from babelrack.engine.window import (
     MAX_SECONDS,
@@ -14,6 +14,7 @@ from babelrack.engine.window import (
     Lost,
     Spoken,
     SpokenSegment,
+    SpokenWord,
     Transcribed,
     Window,
 )
@@ -63,6 +64,7 @@ class Sequence:
         feed: tokens that the next step puts there.
         start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
         draft: what the try that runs has said.
+        aligning: whether its text is final, and only the times of its words are missing.
     """
 
     def __init__(self, window: Window, vocabulary: Vocabulary, listener: Listener, text_positions: int) -> None:
@@ -72,6 +74,7 @@ class Sequence:
         self.slot: int | None = None
         self.encoding = False
         self.encoded = 0.0
+        self.aligning = False
         self.language = window.languages[0] if len(window.languages) == 1 else None
         self._vocabulary = vocabulary
         prompt = vocabulary.encode_prompt(window.prompt)[-_MAX_PROMPT_TOKENS:] if window.prompt else []
@@ -140,7 +143,10 @@ class Sequence:
         return False
 
     def concluded(self) -> bool:
-        """Judge the try that ended; True when the listener has its answer, False when another try is begun."""
+        """Judge the try that ended; False when another try is begun.
+
+        Otherwise the text is final, and the listener has its answer, unless `aligning` says what it waits for.
+        """
         draft = self.draft
         loop = self._loop_start()
         if loop is not None:
@@ -163,7 +169,7 @@ class Sequence:
             self._best = draft
         last_try = self._tried + 1 == len(self._tries) or (verdict == "endless" and self._tries[self._tried].padded)
         if verdict == "good" or last_try:
-            self._answer(self._best or draft)
+            self._settle(self._best or draft)
             return True
         self._tried += 1
         self._begin()
@@ -207,26 +213,54 @@ class Sequence:
         if text:
             self.listener(Spoken(text))
 
-    def _answer(self, draft: Draft) -> None:
+    @property
+    def text_tokens(self) -> list[int]:
+        """The draft's tokens without its timestamps."""
+        return [token for token in self.draft.tokens if token < self._vocabulary.end_of_text]
+
+    @property
+    def spelled(self) -> list[int]:
+        """The final text as a decode without times says it, from its start to its end: what is aligned."""
         assert self.language is not None  # noqa: S101
+        vocabulary = self._vocabulary
+        language, task = vocabulary.languages[self.language], vocabulary.tasks[self.window.task]
+        opening = [vocabulary.start_of_transcript, language, task, vocabulary.no_timestamps]
+        return [*opening, *self.text_tokens, vocabulary.end_of_text]
+
+    def aligned(self, times: list[float]) -> None:
+        """Answer: `times` has the seconds at which each of `text_tokens` begins, and the last ends."""
+        pieces = self._vocabulary.pieces(self.text_tokens)
+        spoken = words.timed(pieces, times, self._text_logprobs, self.window.seconds)
+        self._answer(words.settled(spoken, self.window.samples))
+
+    @property
+    def _text_logprobs(self) -> list[float]:
+        draft = self.draft
+        both = zip(draft.tokens, draft.logprobs, strict=True)
+        return [logprob for token, logprob in both if token < self._vocabulary.end_of_text]
+
+    def _settle(self, draft: Draft) -> None:
+        """Make `draft` the final text."""
         self.draft = draft
         if self._stream is not None:
             self._speak(last=True)
         elif quality.is_silence(draft.avg_logprob, self.no_speech_prob):
             draft.tokens, draft.logprobs = [], []
-        vocabulary = self._vocabulary
-        segments, rest = self._segments(draft)
-        text = vocabulary.text(draft.tokens)
+        self.aligning = self.window.words and bool(self.text_tokens)
+        if not self.aligning:
+            self._answer([])
+
+    def _answer(self, spoken: list[tuple[int, SpokenWord]]) -> None:
+        assert self.language is not None  # noqa: S101
+        draft = self.draft
+        segments, rest = self._segments(draft, spoken)
+        text = self._vocabulary.text(draft.tokens)
         self.listener(
             Transcribed(
                 language=self.language,
                 text=text,
                 segments=segments,
-                logprobs=[
-                    logprob
-                    for token, logprob in zip(draft.tokens, draft.logprobs, strict=True)
-                    if token < vocabulary.end_of_text
-                ],
+                logprobs=self._text_logprobs,
                 avg_logprob=draft.avg_logprob,
                 no_speech_prob=self.no_speech_prob,
                 compression_ratio=quality.compression_ratio(text),
@@ -236,17 +270,19 @@ class Sequence:
             )
         )
 
-    def _segments(self, draft: Draft) -> tuple[list[SpokenSegment], float]:
-        """The draft cut at its timestamps, and the time at which the last closed segment ends."""
+    def _segments(self, draft: Draft, spoken: list[tuple[int, SpokenWord]]) -> tuple[list[SpokenSegment], float]:
+        """The draft cut at its timestamps, each with its words, and the time at which the last closed segment ends."""
         vocabulary = self._vocabulary
         segments: list[SpokenSegment] = []
-        start, tokens, closed = 0.0, list[int](), 0.0
+        start, tokens, closed, count = 0.0, list[int](), 0.0, 0
 
         def close(end: float) -> None:
-            nonlocal start, tokens
+            nonlocal start, tokens, count
             if tokens:
                 end = min(max(end, start + TIMESTAMP_SECONDS), self.window.seconds)
-                segments.append(SpokenSegment(min(start, end), end, vocabulary.text(tokens), tokens))
+                said = [word for first, word in spoken if count <= first < count + len(tokens)]
+                segments.append(SpokenSegment(min(start, end), end, vocabulary.text(tokens), tokens, said))
+                count += len(tokens)
             start, tokens = end, []
 
         for token in draft.tokens:

@@ -72,6 +72,17 @@ class Vocabulary:
         decoded: str = self._tokenizer.decode([token for token in tokens if token < self.end_of_text])
         return decoded
 
+    def pieces(self, tokens: Sequence[int]) -> list[tuple[str, int]]:
+        """Text tokens in pieces of whole characters: the text of each, and how many tokens it takes."""
+        pieces: list[tuple[str, int]] = []
+        begun = 0
+        for end in range(1, len(tokens) + 1):
+            text = self.text(tokens[begun:end])
+            if end == len(tokens) or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                pieces.append((text, end - begun))
+                begun = end
+        return pieces
+
 
 class TextStream:
     """Turns tokens into text as they come, holding back bytes that are not a whole character yet."""

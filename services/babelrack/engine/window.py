@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from babelrack.engine.errors import EngineError
@@ -28,6 +28,7 @@ class Window:
         temperature: of the first try; the tries after it may be hotter.
         timestamps: whether segments get times; without, the window is one segment and decodes faster.
         stream: whether the listener gets `Spoken` events.
+        words: whether segments carry their words with times, which a translation has none of.
     """
 
     samples: npt.NDArray[np.int16]
@@ -37,12 +38,15 @@ class Window:
     temperature: float = 0.0
     timestamps: bool = True
     stream: bool = False
+    words: bool = False
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:
             raise EngineError(f"a window is mono and at most {MAX_SECONDS:g} s; this has {self.samples.shape} samples")
         if not self.languages:
             raise EngineError("a window needs at least one language")
+        if self.words and self.task == "translate":
+            raise EngineError("a translation has no words with times; ask for them with the task transcribe")
 
     @property
     def seconds(self) -> float:
@@ -66,13 +70,27 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
+class SpokenWord:
+    """A word with the punctuation that belongs to it and the space before it; times in seconds from the window's start.
+
+    `probability` is the mean of those of its tokens. The times are of the word alone, without the punctuation.
+    """
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class SpokenSegment:
-    """A stretch of a window; times in seconds from the window's start."""
+    """A stretch of a window; times in seconds from the window's start. `words` only where they were asked for."""
 
     start: float
     end: float
     text: str
     tokens: list[int]
+    words: list[SpokenWord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

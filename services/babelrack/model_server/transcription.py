@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
 from babelrack.audio.windows import Window as Cut
 from babelrack.audio.windows import WindowCutter
-from babelrack.engine import Detected, Engine, Event, Lost, Spoken, Transcribed, Window
-from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment
+from babelrack.engine import Detected, Engine, Event, Lost, Spoken, SpokenWord, Transcribed, Window
+from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Word
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -115,6 +115,7 @@ class Transcription:
                     temperature=self._request.temperature,
                     timestamps=timestamps,
                     stream=self._request.stream,
+                    words=self._request.words and self._request.task == "transcribe",
                 ),
                 part,
             )
@@ -178,10 +179,23 @@ class Transcription:
                 no_speech_prob=answer.no_speech_prob,
                 compression_ratio=answer.compression_ratio,
                 temperature=answer.temperature,
+                words=self._words(segment.words, offset, until),
             )
             for segment in kept
         ]
         part.logprobs += answer.logprobs[: sum(len(segment.tokens) for segment in kept)]
+
+    def _words(self, words: list[SpokenWord], offset: float, until: float) -> list[Word]:
+        """The words of a segment, by the file's clock; none lasts past `until` seconds of its window."""
+        return [
+            Word(
+                word=word.text if index else self._separator + word.text.lstrip(),
+                start=round(offset + min(word.start, until), 3),
+                end=round(offset + min(word.end, until), 3),
+                probability=round(word.probability, 4),
+            )
+            for index, word in enumerate(words)
+        ]
 
     async def _tell(self) -> None:
         """Send what is known, window by window."""
@@ -230,5 +244,9 @@ class Transcription:
         )
 
     def _joined(self, before: str, text: str) -> str:
-        separator = "" if self._language in _SCRIPTS_WITHOUT_SPACES else " "
-        return (separator if before and text else "") + text
+        return (self._separator if before and text else "") + text
+
+    @property
+    def _separator(self) -> str:
+        """What stands between the texts of two segments."""
+        return "" if self._language in _SCRIPTS_WITHOUT_SPACES else " "

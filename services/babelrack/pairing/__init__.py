@@ -14,6 +14,7 @@ from babelrack.pairing.messages import (
     Refusal,
     Request,
     Segment,
+    Word,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "Refused",
     "Request",
     "Segment",
+    "Word",
 ]

@@ -53,7 +53,7 @@ class Request(Message):
     """What is wanted of the audio that follows.
 
     Without `timestamps` a segment is a whole window, of up to 30 s, which decodes faster. With `stream`, text comes as
-    it is decoded.
+    it is decoded. With `words`, segments of a transcript carry their words; a translation has none.
     """
 
     request_id: str = Field(max_length=128)
@@ -64,6 +64,7 @@ class Request(Message):
     temperature: float = Field(default=0.0, ge=0.0, le=1.0)
     timestamps: bool = True
     stream: bool = False
+    words: bool = False
 
 
 class Accepted(Message):
@@ -100,8 +101,20 @@ class Delta(Message):
     text: str
 
 
+class Word(Message):
+    """A word with its punctuation and the space before it; the words of a request concatenate to its transcript.
+
+    Times in seconds from the start of the audio, `probability` from 0 to 1.
+    """
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
 class Segment(Message):
-    """A stretch of speech with its times in seconds from the start of the audio."""
+    """A stretch of speech with its times in seconds from the start of the audio; `words` only where asked for."""
 
     type: Literal["segment"] = "segment"
     id: int
@@ -113,6 +126,7 @@ class Segment(Message):
     no_speech_prob: float
     compression_ratio: float
     temperature: float
+    words: list[Word] = []
 
 
 class Done(Message):
