@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from babelrack.api_server.openai import (
     VerboseTranscription,
 )
 from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT
+from babelrack.api_server.outbound import Outbound
 from babelrack.api_server.pair import Pair
 from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints
 from babelrack.api_server.transcription import Transcriber
@@ -75,6 +76,7 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
     journal = UsageJournal(
         settings.state_dir / "usage.sqlite", proxy_url=settings.api_base_url, license_key=secrets.license_key
     )
+    outbound = Outbound(settings.url_allowed_networks)
     transcriber = Transcriber(
         settings,
         pair=Pair(client, settings.deployment_name, settings.aggregator, resize),
@@ -86,14 +88,14 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
         ),
         journal=journal,
         admission=admission,
-        fetcher=Fetcher(settings.url_allowed_networks, settings.body_seconds),
+        fetcher=Fetcher(outbound, settings.body_seconds),
         metrics=metrics,
         drain=drain,
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with transcriber.running():
+        async with aclosing(outbound), transcriber.running():
             yield
 
     app = FastAPI(

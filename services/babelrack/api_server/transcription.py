@@ -133,7 +133,6 @@ class Transcriber:
     async def running(self) -> AsyncIterator[None]:
         """Start what runs in the background, and stop it again in reverse."""
         async with AsyncExitStack() as parts:
-            parts.push_async_callback(self._fetcher.aclose)
             parts.push_async_callback(self.pair.client.aclose)
             await self._journal.start()
             parts.push_async_callback(self._journal.stop)
