@@ -132,7 +132,6 @@ def test_the_document_says_which_options_come_later(pack):
         "redact_pii",
         "redact_pci",
         "keywords",
-        "webhook_url",
     }
     for each in parameters:
         jsonschema.Draft202012Validator.check_schema(each["schema"])

@@ -74,11 +74,9 @@ def test_booleans_are_exactly_true_and_false(value):
 LATER = [
     *((table, name, "true") for table in ("pulse", "stt") for name in ("word_timestamps", "diarize", "itn_normalize")),
     *((table, name, "true") for table in ("pulse", "stt") for name in ("redact_pii", "redact_pci")),
-    *(("pulse", name, "x") for name in ("keywords", "webhook_url", "webhook_extra")),
-    ("pulse", "webhook_method", "PUT"),
+    ("pulse", "keywords", "x"),
     ("listen", "timestamps", "true"),
     ("listen", "diarize", "true"),
-    ("listen", "callback_url", "https://example.org"),
     ("openai", "timestamp_granularities[]", "word"),
     ("openai", "include[]", "logprobs"),
 ]

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from babelrack.api_server.app import Secrets, create_app
 from babelrack.api_server.drain import Drain
+from babelrack.api_server.jobs.store import JobStoreError
 from babelrack.api_server.protocol import BoundedHttpProtocol
 from babelrack.api_server.settings import Settings
 from babelrack.credentials import CredentialError, read_credential
@@ -61,7 +62,7 @@ def main() -> int:
     server = DrainingServer(config, drain=drain.begin, drained=drain.over)
     try:
         server.run()
-    except JournalError as error:
+    except (JournalError, JobStoreError) as error:
         complain(_NAME, str(error))
         return 2
     return 0 if server.started else 1
@@ -72,6 +73,7 @@ def _secrets(settings: Settings) -> Secrets:
     return Secrets(
         license_key=read_credential("license_key", file=settings.license_key_file) or inline,
         redis_password=read_credential("redis_password", file=settings.redis_password_file),
+        webhook_secret=read_credential("webhook_secret", file=settings.webhook_secret_file),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from babelrack.api_server.errors import BadRequest
+from babelrack.api_server.jobs.webhook import METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -151,6 +152,12 @@ def text(name: str, longest: int, description: str) -> Option:
     return Option(name=name, parse=parse, schema={"type": "string", "maxLength": longest}, description=description)
 
 
+def webhook(name: str) -> Option:
+    """A URL to deliver the answer to; empty is none."""
+    option = text(name, 8192, "Answer at once, and deliver the transcript to this http(s) URL when it is there.")
+    return replace(option, parse=lambda value: option.parse(value) or None, feature=True)
+
+
 def language(description: str) -> Option:
     """A language's code or an aggregator; whether a checkpoint covers it is for later to say."""
 
@@ -247,9 +254,9 @@ PULSE = _table(
     later_flag("redact_pii", "Replaces personal data by tokens."),
     later_flag("redact_pci", "Replaces card data by tokens."),
     later_text("keywords", "Words to listen for."),
-    later_text("webhook_url", "Where to deliver the result."),
-    later_text("webhook_method", "How to deliver the result.", default="POST"),
-    later_text("webhook_extra", "What to deliver with the result."),
+    webhook("webhook_url"),
+    choice("webhook_method", METHODS, "How to deliver it.", default="POST"),
+    text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
 
 STT = _table(
@@ -263,7 +270,7 @@ LISTEN = _table(
     later_flag("timestamps", "Fills words[]."),
     later_flag("diarize", "Speakers on words."),
     later_text("keywords", "Words to listen for."),
-    later_text("callback_url", "Where to deliver the result."),
+    webhook("callback_url"),
 )
 
 

@@ -26,6 +26,10 @@ class Fetcher:
         self._outbound = outbound
         self._seconds = seconds
 
+    async def check(self, url: str) -> None:
+        """Raise BadRequest when `url` is wrong, or points where it may not."""
+        await self._outbound.check(url)
+
     async def fetch(
         self, url: str, check_size: Callable[[int], None], write: Callable[[bytes], Awaitable[None]]
     ) -> str | None:
