@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from babelrack.api_server.app import Secrets, create_app
 from babelrack.api_server.drain import Drain
-from babelrack.api_server.jobs.store import JobStoreError
 from babelrack.api_server.protocol import BoundedHttpProtocol
 from babelrack.api_server.settings import Settings
 from babelrack.credentials import CredentialError, read_credential
@@ -62,7 +61,7 @@ def main() -> int:
     server = DrainingServer(config, drain=drain.begin, drained=drain.over)
     try:
         server.run()
-    except (JournalError, JobStoreError) as error:
+    except JournalError as error:
         complain(_NAME, str(error))
         return 2
     return 0 if server.started else 1
