@@ -70,6 +70,7 @@ OPERATIONS = [
     ("POST", "/v1/listen"),
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/translations"),
+    ("GET", "/waves/v1/jobs/{request_id}"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
     ("GET", "/health"),

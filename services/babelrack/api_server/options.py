@@ -155,7 +155,8 @@ def text(name: str, longest: int, description: str) -> Option:
 def webhook(name: str) -> Option:
     """A URL to deliver the answer to; empty is none."""
     option = text(name, 8192, "Answer at once, and deliver the transcript to this http(s) URL when it is there.")
-    return replace(option, parse=lambda value: option.parse(value) or None, feature=True)
+    schema = {**option.schema, "format": "uri"}
+    return replace(option, parse=lambda value: option.parse(value) or None, schema=schema, feature=True)
 
 
 def language(description: str) -> Option:
