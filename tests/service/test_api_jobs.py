@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import shutil
 import signal
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from api_rig import PATIENCE, Rig, api_server, eventually, said, speech, start_rig, words
+from test_limits_shared import PASSWORD, RedisServer
 
 from babelrack.keys.file import add_key
 
@@ -399,6 +401,29 @@ def test_a_key_with_a_bound_has_no_more_jobs_at_once_than_requests_and_keeps_tho
     finally:
         pack.model.process.send_signal(signal.SIGCONT)
     assert {body["request_id"] for body in hook.wait(4)} == {*ids, others}
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+def test_any_replica_says_how_a_job_is_and_without_redis_still_its_own(another, receiver, tmp_path_factory):
+    redis = RedisServer(tmp_path_factory.mktemp("r"))
+    redis.start()
+    try:
+        password = redis.folder / "password"
+        password.write_text(PASSWORD)
+        password.chmod(0o600)
+        shared = {"REDIS_URL": redis.url, "REDIS_PASSWORD_FILE": str(password)}
+        first, second = another(**shared), another(**shared)
+        stranger = another(key="stranger", **shared)
+        hook = receiver(500, 200)
+        request_id = submit(first, hook.url)["request_id"]
+        eventually(lambda: state(second, request_id).get("state") == "delivering", lambda: state(second, request_id))
+        assert state(stranger, request_id)["error_code"] == "NO_JOB"
+        until(second, request_id, "delivered")
+        assert state(second, request_id) == state(first, request_id)
+    finally:
+        redis.kill()
+    assert state(second, request_id)["error_code"] == "NO_JOB"
+    until(first, submit(first, receiver().url)["request_id"], "delivered")
 
 
 def test_neither_a_clients_url_nor_its_audio_is_left_in_the_log_or_on_the_disk(pack):

@@ -20,6 +20,7 @@ from babelrack.api_server.edge import Edge, error_response, from_framework
 from babelrack.api_server.errors import ApiError
 from babelrack.api_server.health import OPTIONS as HEALTH_OPTIONS
 from babelrack.api_server.health import Health, HealthEndpoint
+from babelrack.api_server.jobs.board import Board
 from babelrack.api_server.jobs.endpoint import Accepted, JobEndpoints, JobStatus
 from babelrack.api_server.jobs.runner import Dialect, Runner
 from babelrack.api_server.jobs.store import JobStore
@@ -102,12 +103,14 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
     store = JobStore(settings.state_dir / "jobs", max_jobs=settings.max_jobs, max_bytes=settings.max_job_bytes)
     sender = Sender(outbound, secrets.webhook_secret)
     dialects = {"pulse": Dialect(PULSE, pulse_json), "listen": Dialect(LISTEN, listen_json)}
-    runner = Runner(store, sender, transcriber, dialects, admission=admission, metrics=metrics, drain=drain)
+    board = Board(settings.effective_redis_url or None, settings.deployment_name, password=secrets.redis_password)
+    runner = Runner(store, sender, board, transcriber, dialects, admission=admission, metrics=metrics, drain=drain)
+    jobs = JobEndpoints(transcriber, store, sender, runner, board)
     metrics.watch_jobs(store.counts)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with aclosing(outbound), transcriber.running(), runner.running():
+        async with aclosing(outbound), transcriber.running(), runner.running(), board.running(jobs.shown):
             yield
 
     app = FastAPI(
@@ -120,7 +123,6 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
         redirect_slashes=False,
     )
     endpoints = OpenAIEndpoints(transcriber)
-    jobs = JobEndpoints(transcriber, store, sender, runner)
     _add_pulse(app, PulseEndpoints(transcriber, jobs))
     _add_listen(app, ListenEndpoint(transcriber, jobs))
     _add_jobs(app, jobs)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from babelrack.api_server.body import Body
+    from babelrack.api_server.jobs.board import Board
     from babelrack.api_server.jobs.runner import Runner
     from babelrack.api_server.jobs.store import JobStore
     from babelrack.api_server.jobs.webhook import Sender
@@ -57,11 +58,12 @@ class JobStatus(BaseModel):
 class JobEndpoints:
     """What the transcribing paths do with a request that names a webhook, and `GET /waves/v1/jobs/{request_id}`."""
 
-    def __init__(self, transcriber: Transcriber, store: JobStore, sender: Sender, runner: Runner) -> None:
+    def __init__(self, transcriber: Transcriber, store: JobStore, sender: Sender, runner: Runner, board: Board) -> None:
         self._transcriber = transcriber
         self._store = store
         self._sender = sender
         self._runner = runner
+        self._board = board
 
     async def check(self, url: str, option: str, *, method: Method = "POST", extra: str | None = None) -> Webhook:
         """The webhook at `url`, which the request's `option` says; `extra` is JSON text.
@@ -116,6 +118,7 @@ class JobEndpoints:
             await asyncio.wait([adding])  # the audio must stay open until it is copied, whoever has gone
             visit.deferred = adding.exception() is None
         log.info("job accepted", request_id=visit.request_id, bytes=task.audio_bytes)
+        self._board.tell(visit.key.name, visit.request_id)
         self._runner.wake()
         accepted = Accepted(status="processing", request_id=visit.request_id)
         return Response(accepted.model_dump_json(), media_type="application/json")
@@ -123,13 +126,18 @@ class JobEndpoints:
     async def get(self, request: Request, request_id: str) -> Response:
         """How a job is; only the key that made it may know."""
         key = self._transcriber.authenticate(request.headers)
-        job = await self._store.find(key.name, request_id)
-        if job is None:
+        shown = await self.shown(key.name, request_id) or await self._board.find(key.name, request_id)
+        if shown is None:
             raise NotFound(
-                f"this server has no job {request_id[:128]!r} of this key; a job is forgotten a day after it is over.",
+                f"there is no job {request_id[:128]!r} of this key; a job is forgotten a day after it is over.",
                 code="NO_JOB",
             )
-        return Response(self._status(job).model_dump_json(exclude_none=True), media_type="application/json")
+        return Response(shown, media_type="application/json")
+
+    async def shown(self, key: str, request_id: str) -> str | None:
+        """How the key's job is, a JobStatus as JSON; None when this server has none of that request id."""
+        job = await self._store.find(key, request_id)
+        return None if job is None else self._status(job).model_dump_json(exclude_none=True)
 
     def _status(self, job: Job) -> JobStatus:
         transcribing = job.state == "queued" and self._runner.is_transcribing(job)

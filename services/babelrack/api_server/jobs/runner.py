@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from babelrack.api_server.admission import Admission
     from babelrack.api_server.drain import Drain
+    from babelrack.api_server.jobs.board import Board
     from babelrack.api_server.jobs.store import Job, JobStore, Task
     from babelrack.api_server.jobs.webhook import Sender
     from babelrack.api_server.metrics import Metrics
@@ -100,6 +101,7 @@ class Runner:
         self,
         store: JobStore,
         sender: Sender,
+        board: Board,
         transcriber: Transcriber,
         dialects: Mapping[str, Dialect],
         *,
@@ -109,6 +111,7 @@ class Runner:
     ) -> None:
         self._store = store
         self._sender = sender
+        self._board = board
         self._transcriber = transcriber
         self._dialects = dialects
         self._admission = admission
@@ -179,10 +182,12 @@ class Runner:
             if stage.fits(job):
                 task = asyncio.create_task(stage.work(job), name=f"job {job.request_id}")
                 stage.running[task] = job
+                self._board.tell(job.key, job.request_id)
                 task.add_done_callback(partial(self._ended, stage))
 
     def _ended(self, stage: _Stage, task: asyncio.Task[None]) -> None:
-        del stage.running[task]
+        job = stage.running.pop(task)
+        self._board.tell(job.key, job.request_id)
         if task.cancelled():
             return
         error = task.exception()
