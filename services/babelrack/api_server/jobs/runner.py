@@ -41,8 +41,9 @@ _LOOK_SECONDS = 1.0
 _FORGET_SECONDS = 60.0
 _TROUBLE_SECONDS = 10.0
 _LAST_SECONDS = 3.0
-# Of the slots at the model server, so that live requests find most of them free whatever jobs there are.
-_SHARE = 4
+# One in so many of the slots at the model server. What a live request meets there it waits for, because the engine
+# doesn't know one from the other; and a long recording keeps many windows busy by itself.
+_SHARE = 32
 _MOST_DELIVERIES = 32
 _MOST_TO_ONE_RECEIVER = 4
 _FIRST_DELIVERY_RETRY, _LONGEST_DELIVERY_RETRY = 2.0, 3600.0
