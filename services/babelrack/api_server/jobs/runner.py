@@ -244,32 +244,37 @@ class Runner:
         return True
 
     async def _deliver(self, job: Job) -> None:
-        task = _task(job)
         await self._store.count_try(job)
-        try:
-            await self._sender.send(task.webhook, job.request_id, job.answer or "")
-        except NotDelivered as failure:
-            reason = str(failure)
-            if failure.final or time.time() >= job.until:
-                outcome = "failed"
-                await self._store.finish(job, "failed", reason)
-            else:
-                outcome = "retried"
-                seconds = pause(job.tries + 1, first=_FIRST_DELIVERY_RETRY, longest=_LONGEST_DELIVERY_RETRY)
-                await self._store.postpone(job, seconds, reason)
-            log.warning(
-                "job is not delivered",
-                request_id=job.request_id,
-                receiver=job.receiver,
-                tries=job.tries + 1,
-                outcome=outcome,
-                reason=reason,
-            )
-        else:
+        failure = await self._send(job)
+        if failure is None:
             outcome = "delivered"
             await self._store.finish(job, "delivered")
-            log.info("job delivered", request_id=job.request_id, receiver=job.receiver, tries=job.tries + 1)
+        elif failure.final or time.time() >= job.until:
+            outcome = "failed"
+            await self._store.finish(job, "failed", str(failure))
+        else:
+            outcome = "retried"
+            seconds = pause(job.tries + 1, first=_FIRST_DELIVERY_RETRY, longest=_LONGEST_DELIVERY_RETRY)
+            await self._store.postpone(job, seconds, str(failure))
+        log.info(
+            "job delivery",
+            request_id=job.request_id,
+            receiver=job.receiver,
+            tries=job.tries + 1,
+            outcome=outcome,
+            reason=failure and str(failure),
+        )
         self._metrics.deliveries.labels(outcome).inc()
+
+    async def _send(self, job: Job) -> NotDelivered | None:
+        try:
+            await self._sender.send(_task(job).webhook, job.request_id, job.answer or "")
+        except NotDelivered as failure:
+            return failure
+        except Exception:  # one job's trouble must not hold up the others
+            log.exception("job delivery failed", request_id=job.request_id)
+            return NotDelivered("the server failed; its operator finds the reason under this request's id.")
+        return None
 
 
 def _key_bound(job: Job) -> float:
