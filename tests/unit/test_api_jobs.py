@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -9,15 +10,21 @@ import os
 import sqlite3
 import tempfile
 from contextlib import asynccontextmanager, closing
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from babelrack.api_server.admission import Admission
+from babelrack.api_server.drain import Drain
 from babelrack.api_server.errors import BadRequest, Unavailable
+from babelrack.api_server.jobs.board import Board
 from babelrack.api_server.jobs.retry import pause
+from babelrack.api_server.jobs.runner import Runner
 from babelrack.api_server.jobs.store import DAY, JobStore, JobStoreError, Task
-from babelrack.api_server.jobs.webhook import Webhook, extra_json, signature
+from babelrack.api_server.jobs.webhook import Sender, Webhook, extra_json, signature
+from babelrack.api_server.metrics import Metrics
 
 HOOK = Webhook(url="https://receiver.example/hook?token=secret-of-the-client")
 AUDIO = b"sound" * 1000
@@ -274,3 +281,53 @@ def test_what_is_no_json_object_or_list_is_delivered_as_the_text_that_it_is(give
 
 def test_an_answer_without_extra_is_delivered_as_it_is():
     assert json.loads(HOOK.body({"text": "ठीक"})) == {"text": "ठीक"}
+
+
+class Web:
+    """What lies outside: `calm` takes what it gets, all else fails, and the defect in a way that nobody foresaw."""
+
+    def __init__(self) -> None:
+        self.came: list[str] = []
+
+    @asynccontextmanager
+    async def exchange(self, _method, target, _headers, _content):
+        if target.host == "defect.example":
+            raise RuntimeError
+        self.came.append(target.host)
+        yield SimpleNamespace(status=200 if target.host == "calm.example" else 500)
+
+
+async def delivered(store, **hosts: str) -> dict[str, tuple[str, str | None]]:
+    """Deliver a job to each host by a runner; the job's state and reason once it was tried."""
+    for request_id, host in hosts.items():
+        await add(store, request_id, webhook=Webhook(url=f"https://{host}/"))
+    for job in await store.due("queued", 9):
+        await store.answered(job, "{}")
+    admission = Admission(None, 60)
+    parts = {"admission": admission, "metrics": Metrics(admission, "indic"), "drain": Drain(1)}
+    busy = SimpleNamespace(ready=False)
+    runner = Runner(store, Sender(Web(), "secret"), Board(None, "indic"), busy, {}, **parts)
+    async with asyncio.timeout(30):
+        looking = asyncio.create_task(runner._look())
+        tried: dict[str, tuple[str, str | None]] = {}
+        while len(tried) < len(hosts):
+            await asyncio.sleep(0.01)
+            jobs = [await store.find("k", request_id) for request_id in hosts]
+            tried = {job.request_id: (job.state, job.reason) for job in jobs if job.reason or job.task is None}
+        looking.cancel()
+    return tried
+
+
+async def test_a_receiver_that_fails_in_an_unforeseen_way_holds_up_no_other(tmp_path):
+    async with opened(tmp_path) as store:
+        tried = await delivered(store, first="defect.example", second="down.example", third="calm.example")
+    assert tried["first"][0] == "delivering"
+    assert tried["second"] == ("delivering", "the receiver answered 500.")
+    assert tried["third"] == ("delivered", None)
+
+
+async def test_after_a_day_a_delivery_is_given_up_with_its_reason(tmp_path):
+    clock = Clock()  # long ago, so that the day is over
+    async with opened(tmp_path, wall=clock) as store:
+        tried = await delivered(store, late="down.example")
+    assert tried["late"] == ("failed", "the receiver answered 500.")
