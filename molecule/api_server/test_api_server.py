@@ -59,7 +59,7 @@ def test_its_exposure_is_at_most_two_and_a_half(host):
 
 
 def test_secrets_are_credentials_and_nowhere_else(host):
-    for name in ("license_key", "redis_password"):
+    for name in ("license_key", "redis_password", "webhook_secret_indic"):
         file = host.file(f"/etc/babelrack/credentials/{name}")
         assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
         secret = file.content_string.strip()

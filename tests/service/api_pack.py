@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from api_rig import Rig, start_rig
 
+from babelrack.credentials import write_private
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -14,6 +16,13 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory) -> Iterator[Rig]:
     """A whole pack, started once; a module that hurts it starts its own instead."""
-    rig = start_rig(tmp_path_factory.mktemp("pack"), URL_ALLOWED_NETWORKS="127.0.0.0/8", BODY_IDLE_SECONDS="3")
+    folder = tmp_path_factory.mktemp("pack")
+    write_private(folder / "webhook.secret", "a secret of the tests\n")
+    rig = start_rig(
+        folder,
+        URL_ALLOWED_NETWORKS="127.0.0.0/8",
+        BODY_IDLE_SECONDS="3",
+        WEBHOOK_SECRET_FILE=str(folder / "webhook.secret"),
+    )
     yield rig
     rig.stop()

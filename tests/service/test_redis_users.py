@@ -1,5 +1,6 @@
 """What the role `redis` lets each user do, on a real Redis with the role's own list of users."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from babelrack.api_server.jobs.board import Board
 from babelrack.keys import ClientKey, Limiter, LimitExceeded
 
 PROJECT = Path(__file__).parents[2]
@@ -89,6 +91,25 @@ async def test_an_api_server_s_limits_are_shared_with_the_rights_of_the_user_api
     assert [limiter.reason for limiter in replicas] == [None, None]
     for limiter in replicas:
         await limiter.stop()
+
+
+async def test_a_job_s_state_is_told_to_other_replicas_with_the_rights_of_the_user_api(server: Server) -> None:
+    url, password = f"unix://api@{server.socket}", PASSWORDS["redis_api_password"]
+    told = asyncio.Event()
+
+    async def show(key: str, request_id: str) -> str:
+        told.set()
+        return f"{request_id} of {key}"
+
+    mine, others = (Board(url, "indic", password=password) for _ in range(2))
+    async with mine.running(show), others.running(show), asyncio.timeout(60):
+        mine.tell("acme", "call-1")
+        await told.wait()
+        while (found := await others.find("acme", "call-1")) is None:
+            await asyncio.sleep(0.02)
+        assert found == "call-1 of acme"
+        assert await others.find("other", "call-1") is None
+    assert await Board(None, "indic").find("acme", "call-1") is None
 
 
 def test_an_api_server_may_publish_and_subscribe_where_its_streams_are(server: Server) -> None:

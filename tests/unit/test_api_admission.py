@@ -115,3 +115,37 @@ def test_under_random_arrivals_cancellations_and_resizes_no_slot_is_lost(seed, s
             pass
 
     asyncio.run(run())
+
+
+async def test_who_is_patient_goes_after_everybody_else_and_never_gives_up():
+    admission = Admission(None, 0.05)
+    served: list[str] = []
+
+    async def ask(name: str, *, patient: bool) -> None:
+        async with admission.slot(patient=patient):
+            served.append(name)
+
+    async with asyncio.TaskGroup() as group, admission.slot():
+        group.create_task(ask("job", patient=True))
+        await settle()
+        group.create_task(ask("request", patient=False))
+        await settle()
+        assert admission.queued == 1  # a job is nobody's queue
+    assert served == ["request", "job"]
+    async with asyncio.TaskGroup() as group, admission.slot():
+        group.create_task(ask("late job", patient=True))
+        await asyncio.sleep(0.1)
+    assert served[-1] == "late job"
+    assert admission.running == 0
+
+
+async def test_a_patient_one_that_is_cancelled_leaves_nothing_behind():
+    admission = Admission(None, 60)
+    async with admission.slot():
+        task = asyncio.create_task(admission.slot(patient=True).__aenter__())
+        await settle()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert admission.running == 0
+    async with admission.slot():
+        assert admission.running == 1

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from babelrack.api_server import url_input
+from babelrack.api_server import outbound, url_input
 from babelrack.api_server.errors import BadRequest
-from babelrack.api_server.url_input import Fetcher, Target, is_allowed, parse_url, resolve
+from babelrack.api_server.outbound import Outbound, Target, is_allowed, parse_url, resolve
+from babelrack.api_server.url_input import Fetcher
 
 LOOPBACK_SPELLINGS = [
     "127.0.0.1",
@@ -99,11 +100,11 @@ def any_size(_size: int) -> None: ...
 
 def fetch(url: str, *, resolver=resolve, allowed=()):
     async def run():
-        fetcher = Fetcher(tuple(map(ip_network, allowed)), 5, resolver=resolver)
+        web = Outbound(tuple(map(ip_network, allowed)), resolver=resolver)
         try:
-            return await fetcher.fetch(url, any_size, refuse_to_write)
+            return await Fetcher(web, 5).fetch(url, any_size, refuse_to_write)
         finally:
-            await fetcher.aclose()
+            await web.aclose()
 
     return asyncio.run(run())
 
@@ -141,7 +142,7 @@ def test_no_ipv4_address_is_allowed_that_python_calls_private(address):
 def test_no_ipv6_address_is_allowed_that_python_calls_private(address):
     plain = address.ipv4_mapped is None
     if plain and (address.is_private or address.is_multicast or address.is_reserved or address.is_link_local):
-        assert not is_allowed(address) or address in url_input._TRANSLATED[1]
+        assert not is_allowed(address) or address in outbound._TRANSLATED[1]
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0xFFFF << 32, 0x64FF9B << 96]))
@@ -244,7 +245,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(url_input, "AnyIOBackend", lambda: recorder)
+    monkeypatch.setattr(outbound, "AnyIOBackend", lambda: recorder)
     return recorder
 
 

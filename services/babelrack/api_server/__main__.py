@@ -72,6 +72,7 @@ def _secrets(settings: Settings) -> Secrets:
     return Secrets(
         license_key=read_credential("license_key", file=settings.license_key_file) or inline,
         redis_password=read_credential("redis_password", file=settings.redis_password_file),
+        webhook_secret=read_credential("webhook_secret", file=settings.webhook_secret_file),
     )
 
 

@@ -2,6 +2,7 @@
 
 A request takes a place before its body is read and a slot once the body is there, so that a slow upload holds up
 nobody's transcription. There are as many slots as the checkpoints have concurrency, and `max_queue` places more.
+What is patient, because nobody waits for its answer, takes no place and gets a slot when no request wants it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Admission:
         self._max_queue = max_queue
         self._max_wait = max_wait_seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._patient: deque[asyncio.Future[None]] = deque()
         self._usual_seconds = 1.0
 
     @property
@@ -59,13 +61,15 @@ class Admission:
             self.here -= 1
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait for a slot and hold it. Raises Unavailable when none gets free in time."""
+    async def slot(self, *, patient: bool = False) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. Raises Unavailable when none gets free in time; who is patient waits on."""
         loop = asyncio.get_running_loop()
         if self.running < self.slots and not self._waiting:
             self.running += 1
+        elif patient:
+            await self._wait(loop.create_future(), self._patient, None)
         else:
-            await self._wait(loop.create_future())
+            await self._wait(loop.create_future(), self._waiting, self._max_wait)
         begun = loop.time()
         try:
             yield
@@ -74,10 +78,12 @@ class Admission:
             self.running -= 1
             self._hand_on()
 
-    async def _wait(self, turn: asyncio.Future[None]) -> None:
-        self._waiting.append(turn)
+    async def _wait(
+        self, turn: asyncio.Future[None], queue: deque[asyncio.Future[None]], seconds: float | None
+    ) -> None:
+        queue.append(turn)
         try:
-            async with asyncio.timeout(self._max_wait):
+            async with asyncio.timeout(seconds):
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():
@@ -86,14 +92,14 @@ class Admission:
                 self._hand_on()
             else:
                 with suppress(ValueError):
-                    self._waiting.remove(turn)
+                    queue.remove(turn)
             if isinstance(error, TimeoutError):
                 raise self._overloaded(f"no slot was free within {self._max_wait:g} seconds") from None
             raise
 
     def _hand_on(self) -> None:
-        while self._waiting and self.running < self.slots:
-            turn = self._waiting.popleft()
+        while self.running < self.slots and (queue := self._waiting or self._patient):
+            turn = queue.popleft()
             if not turn.done():
                 self.running += 1
                 turn.set_result(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,12 @@ from babelrack.api_server.edge import Edge, error_response, from_framework
 from babelrack.api_server.errors import ApiError
 from babelrack.api_server.health import OPTIONS as HEALTH_OPTIONS
 from babelrack.api_server.health import Health, HealthEndpoint
-from babelrack.api_server.listen import ListenAnswer, ListenEndpoint
+from babelrack.api_server.jobs.board import Board
+from babelrack.api_server.jobs.endpoint import Accepted, JobEndpoints, JobStatus
+from babelrack.api_server.jobs.runner import Dialect, Runner
+from babelrack.api_server.jobs.store import JobStore
+from babelrack.api_server.jobs.webhook import Sender
+from babelrack.api_server.listen import ListenAnswer, ListenEndpoint, listen_json
 from babelrack.api_server.metrics import CONTENT_TYPE, Metrics
 from babelrack.api_server.openai import (
     COMBINATIONS,
@@ -33,8 +38,9 @@ from babelrack.api_server.openai import (
     VerboseTranscription,
 )
 from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS
+from babelrack.api_server.outbound import Outbound
 from babelrack.api_server.pair import Pair
-from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints
+from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints, pulse_json
 from babelrack.api_server.transcription import Transcriber
 from babelrack.api_server.url_input import Fetcher
 from babelrack.audio.decode import DecodeLimits, DecoderPool
@@ -48,6 +54,7 @@ if TYPE_CHECKING:
     from babelrack.api_server.settings import Settings
 
 _TRANSCRIBING = (400, 401, 408, 413, 415, 429, 503)
+_ANSWERED = "A transcript, or that there will be one, when a webhook is named for it."
 _PULSE_TRANSCRIBING = (400, 401, 408, 415, 429, 503)
 
 
@@ -57,6 +64,7 @@ class Secrets:
 
     license_key: str | None = None
     redis_password: str | None = None
+    webhook_secret: str | None = None
 
 
 def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None) -> FastAPI:
@@ -76,6 +84,7 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
     journal = UsageJournal(
         settings.state_dir / "usage.sqlite", proxy_url=settings.api_base_url, license_key=secrets.license_key
     )
+    outbound = Outbound(settings.url_allowed_networks)
     transcriber = Transcriber(
         settings,
         pair=Pair(client, settings.deployment_name, settings.aggregator, resize),
@@ -87,14 +96,22 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
         ),
         journal=journal,
         admission=admission,
-        fetcher=Fetcher(settings.url_allowed_networks, settings.body_seconds),
+        fetcher=Fetcher(outbound, settings.body_seconds),
         metrics=metrics,
         drain=drain,
     )
 
+    store = JobStore(settings.state_dir / "jobs", max_jobs=settings.max_jobs, max_bytes=settings.max_job_bytes)
+    sender = Sender(outbound, secrets.webhook_secret)
+    dialects = {"pulse": Dialect(PULSE, pulse_json), "listen": Dialect(LISTEN, listen_json)}
+    board = Board(settings.effective_redis_url or None, settings.deployment_name, password=secrets.redis_password)
+    runner = Runner(store, sender, board, transcriber, dialects, admission=admission, metrics=metrics, drain=drain)
+    jobs = JobEndpoints(transcriber, store, sender, runner, board)
+    metrics.watch_jobs(store.counts)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with transcriber.running():
+        async with aclosing(outbound), transcriber.running(), runner.running(), board.running(jobs.shown):
             yield
 
     app = FastAPI(
@@ -107,8 +124,9 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
         redirect_slashes=False,
     )
     endpoints = OpenAIEndpoints(transcriber)
-    _add_pulse(app, PulseEndpoints(transcriber))
-    _add_listen(app, ListenEndpoint(transcriber))
+    _add_pulse(app, PulseEndpoints(transcriber, jobs))
+    _add_listen(app, ListenEndpoint(transcriber, jobs))
+    _add_jobs(app, jobs)
     _add_openai(app, endpoints)
     health = HealthEndpoint(transcriber, drain, journal)
     metrics.watch(lambda: health.health(verbose=False), transcriber.pair, transcriber.gate)
@@ -154,7 +172,10 @@ def _add_pulse(app: FastAPI, pulse: PulseEndpoints) -> None:
         pulse.get_text,
         methods=["POST"],
         response_class=Response,
-        responses={200: openapi.answer(PulseAnswer, "A transcript."), **openapi.pulse_errors(*_PULSE_TRANSCRIBING)},
+        responses={
+            200: openapi.answer(PulseAnswer | Accepted, _ANSWERED),
+            **openapi.pulse_errors(*_PULSE_TRANSCRIBING),
+        },
         openapi_extra=openapi.operation("getText", openapi.query(PULSE), *bodies),
     )
     for path, name in (("/waves/v1/stt/", "sttWithSlash"), ("/waves/v1/stt", "stt")):
@@ -163,7 +184,7 @@ def _add_pulse(app: FastAPI, pulse: PulseEndpoints) -> None:
             pulse.stt,
             methods=["POST"],
             response_class=Response,
-            responses={200: openapi.answer(PulseAnswer, "A transcript."), **openapi.pulse_errors(*_TRANSCRIBING)},
+            responses={200: openapi.answer(PulseAnswer | Accepted, _ANSWERED), **openapi.pulse_errors(*_TRANSCRIBING)},
             openapi_extra=openapi.operation(name, openapi.query(STT), *bodies),
         )
 
@@ -175,8 +196,20 @@ def _add_listen(app: FastAPI, endpoint: ListenEndpoint) -> None:
         endpoint.listen,
         methods=["POST"],
         response_class=Response,
-        responses={200: openapi.answer(ListenAnswer, "A transcript."), **openapi.pulse_errors(*_TRANSCRIBING)},
+        responses={200: openapi.answer(ListenAnswer | Accepted, _ANSWERED), **openapi.pulse_errors(*_TRANSCRIBING)},
         openapi_extra=openapi.operation("listen", openapi.query(LISTEN), *bodies),
+    )
+
+
+def _add_jobs(app: FastAPI, jobs: JobEndpoints) -> None:
+    named = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    app.add_api_route(
+        "/waves/v1/jobs/{request_id}",
+        jobs.get,
+        methods=["GET"],
+        response_class=Response,
+        responses={200: {"model": JobStatus, "description": "How it is."}, **openapi.pulse_errors(401, 404)},
+        openapi_extra=openapi.operation("getJob", [named]),
     )
 
 

@@ -118,6 +118,8 @@ class Edge:
     def _endpoint(self, path: str) -> str:
         if path.startswith("/v1/models/"):
             return "/v1/models/{id}"
+        if path.startswith("/waves/v1/jobs/"):
+            return "/waves/v1/jobs/{id}"
         return path if path in self._paths else "other"
 
 

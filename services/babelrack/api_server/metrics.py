@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from babelrack.licensing import LicenseState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from babelrack.api_server.admission import Admission
     from babelrack.api_server.health import Health
@@ -42,6 +42,9 @@ class Metrics:
         )
         self.body_bytes = Counter("api_audio_bytes", "Audio received, before decoding.", registry=self.registry)
         self.rate_limited = Counter("api_limited", "Requests over a key's limit.", ["kind"], registry=self.registry)
+        self.deliveries = Counter(
+            "api_job_deliveries", "Tries to deliver an answer to a webhook.", ["outcome"], registry=self.registry
+        )
         here = Gauge("api_in_flight_requests", "Requests that hold a place.", registry=self.registry)
         here.set_function(lambda: admission.here)
         active = Gauge("api_active_requests", "Requests that hold a slot at the model server.", registry=self.registry)
@@ -64,6 +67,12 @@ class Metrics:
         license_ = Gauge("api_license", "1 for the licence's state, 0 for others.", ["state"], registry=self.registry)
         for state in get_args(LicenseState):
             license_.labels(state).set_function(partial(_is, gate, state))
+
+    def watch_jobs(self, counts: Mapping[str, int]) -> None:
+        """Show how many jobs there are in each state; `counts` has all of them and stays current."""
+        jobs = Gauge("api_jobs", "Jobs that were accepted, by state.", ["state"], registry=self.registry)
+        for state in counts:
+            jobs.labels(state).set_function(partial(counts.__getitem__, state))
 
     def exposition(self) -> bytes:
         """The text that `GET /metrics` answers."""

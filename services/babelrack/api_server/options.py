@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from babelrack.api_server.errors import BadRequest
+from babelrack.api_server.jobs.webhook import METHODS
 from babelrack.writing import NUMERAL_LANGUAGES
 
 if TYPE_CHECKING:
@@ -152,6 +153,13 @@ def text(name: str, longest: int, description: str) -> Option:
     return Option(name=name, parse=parse, schema={"type": "string", "maxLength": longest}, description=description)
 
 
+def webhook(name: str) -> Option:
+    """A URL to deliver the answer to; empty is none."""
+    option = text(name, 8192, "Answer at once, and deliver the transcript to this http(s) URL when it is there.")
+    schema = {**option.schema, "format": "uri"}
+    return replace(option, parse=lambda value: option.parse(value) or None, schema=schema, feature=True)
+
+
 def language(description: str) -> Option:
     """A language's code or an aggregator; whether a checkpoint covers it is for later to say."""
 
@@ -269,9 +277,9 @@ PULSE = _table(
         feature=True,
     ),
     later_text("keywords", "Words to listen for."),
-    later_text("webhook_url", "Where to deliver the result."),
-    later_text("webhook_method", "How to deliver the result.", default="POST"),
-    later_text("webhook_extra", "What to deliver with the result."),
+    webhook("webhook_url"),
+    choice("webhook_method", METHODS, "How to deliver it.", default="POST"),
+    text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
 
 STT = _table(
@@ -285,7 +293,7 @@ LISTEN = _table(
     flag("timestamps", "`true` fills words[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words."),
     later_text("keywords", "Words to listen for."),
-    later_text("callback_url", "Where to deliver the result."),
+    webhook("callback_url"),
 )
 
 

@@ -11,12 +11,15 @@ from starlette.responses import Response
 from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.errors import BadRequest, BodyTooLarge
+from babelrack.api_server.jobs.webhook import extra_json
 from babelrack.api_server.wording import Utterance, Word, Wording, wording
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from babelrack.api_server.body import Body
+    from babelrack.api_server.jobs.endpoint import JobEndpoints
+    from babelrack.api_server.jobs.webhook import Webhook
     from babelrack.api_server.options import Option
     from babelrack.api_server.transcription import Source, Transcriber, Transcript, Visit
 
@@ -56,8 +59,9 @@ class PulseAnswer(BaseModel):
 class PulseEndpoints:
     """Two paths, same behaviour; only their options and one status differ."""
 
-    def __init__(self, transcriber: Transcriber) -> None:
+    def __init__(self, transcriber: Transcriber, jobs: JobEndpoints) -> None:
         self._transcriber = transcriber
+        self._jobs = jobs
 
     async def get_text(self, request: Request) -> Response:
         """Transcribe audio: raw, in a form, or behind a URL. Options are query parameters."""
@@ -70,34 +74,49 @@ class PulseEndpoints:
     async def _answer(self, request: Request, table: Mapping[str, Option], *, too_large: Literal[400, 413]) -> Response:
         here = self._transcriber
         async with here.visit(request) as visit:
-            wanted = options.parse_options(table, options.query_pairs(request.scope["query_string"]))
+            asked = options.query_pairs(request.scope["query_string"])
+            wanted = options.parse_options(table, asked)
             visit.features += options.features(table, wanted)
-            language = here.language(visit, wanted["language"])
+            here.language(visit, wanted["language"])
+            webhook = await self._webhook(wanted)
             try:
                 async with here.admitted(visit), here.received(request) as (body, spool):
                     _refuse_options_in(body, table)
+                    if webhook is not None:
+                        return await self._jobs.accept(
+                            visit, webhook, body, spool, dialect="pulse", table=table, asked=asked, wanted=wanted
+                        )
                     source = await here.source(
                         body, spool, encoding=wanted["encoding"], sample_rate=wanted["sample_rate"]
                     )
-                    question = pairing.Request(
-                        request_id=visit.request_id,
-                        deployment=here.settings.deployment_name,
-                        language=language,
-                        timestamps=False,
-                        words=wanted["word_timestamps"],
-                    )
-                    transcript = await here.transcribe(visit, question, source)
+                    answer = await pulse_json(here, visit, source, wanted)
             except BodyTooLarge as error:
                 if too_large == 400:
                     raise BadRequest(error.message, code=error.code) from None
                 raise
-        done = transcript.done
-        answer = pulse_answer(visit, transcript, source, await wording(transcript, wanted))
-        return Response(
-            answer.model_dump_json(exclude_unset=True),
-            media_type="application/json",
-            headers={"x-checkpoint": done.checkpoint},
-        )
+        return Response(answer, media_type="application/json", headers={"x-checkpoint": visit.checkpoint})
+
+    async def _webhook(self, wanted: Mapping[str, Any]) -> Webhook | None:
+        url, extra = wanted["webhook_url"], wanted["webhook_extra"]
+        if url is None:
+            return None
+        extra = None if extra is None else extra_json(extra)
+        return await self._jobs.check(url, "webhook_url", method=wanted["webhook_method"], extra=extra)
+
+
+async def pulse_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
+    """Transcribe `source` in the visit's language, and answer as the Pulse paths do."""
+    question = pairing.Request(
+        request_id=visit.request_id,
+        deployment=here.settings.deployment_name,
+        language=visit.language,
+        timestamps=False,
+        words=wanted["word_timestamps"],
+    )
+    transcript = await here.transcribe(visit, question, source)
+    return pulse_answer(visit, transcript, source, await wording(transcript, wanted)).model_dump_json(
+        exclude_unset=True
+    )
 
 
 def pulse_answer(visit: Visit, transcript: Transcript, source: Source, said: Wording) -> PulseAnswer:

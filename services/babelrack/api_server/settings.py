@@ -48,7 +48,12 @@ class Settings(BaseSettings):
     redis_host: str = ""
     redis_password_file: Path | None = None
     keys_file: Path | None = Field(default=None, description="Hashed client keys.")
-    state_dir: Path = Field(default=Path("/var/lib/babelrack/api-server"), description="Spool, licence cache, journal.")
+    state_dir: Path = Field(
+        default=Path("/var/lib/babelrack/api-server"), description="Spool, jobs, licence cache, journal."
+    )
+    webhook_secret_file: Path | None = Field(
+        default=None, description="What deliveries to webhooks are signed with; without it webhooks are refused."
+    )
     url_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(), description="Comma-separated networks that a URL may point into although they are not public."
     )
@@ -60,6 +65,8 @@ class Settings(BaseSettings):
     max_audio_seconds: float = Field(default=4 * 3600, gt=0, description="The longest audio, in seconds.")
     body_idle_seconds: float = Field(default=30, gt=0, description="The longest pause within a body.")
     body_seconds: float = Field(default=900, gt=0, description="The longest time that a body may take.")
+    max_jobs: int = Field(default=10_000, ge=1, description="Jobs that may wait for their transcript or delivery.")
+    max_job_bytes: int = Field(default=4 * 1024**3, ge=1, description="What these may hold on disk, in bytes.")
     stall_seconds: float = Field(default=300, gt=0, description="Without progress for so long a model server is lost.")
     drain_seconds: float = Field(default=120, ge=0, description="How long running requests may finish after SIGTERM.")
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")

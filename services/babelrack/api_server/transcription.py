@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -64,11 +65,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass
 class Visit:
-    """One authenticated request, and what is counted of it in the end."""
+    """One authenticated request, and what is counted of it in the end; `deferred` when that is its job's to do.
+
+    Nobody waits for the answer to a `patient` one, so it lets the others go first.
+    """
 
     request_id: str
     key: ClientKey
     features: list[str]
+    patient: bool = False
+    deferred: bool = False
     language: str = ""
     checkpoint: str = ""
     audio_seconds: float = 0.0
@@ -139,7 +145,6 @@ class Transcriber:
     async def running(self) -> AsyncIterator[None]:
         """Start what runs in the background, and stop it again in reverse."""
         async with AsyncExitStack() as parts:
-            parts.push_async_callback(self._fetcher.aclose)
             parts.push_async_callback(self.pair.client.aclose)
             await self._journal.start()
             parts.push_async_callback(self._journal.stop)
@@ -148,6 +153,11 @@ class Transcriber:
                 parts.push_async_callback(part.stop)
             await parts.enter_async_context(self._decoders)
             yield
+
+    @property
+    def ready(self) -> bool:
+        """Whether a transcription can succeed now: the licence and the model server are good."""
+        return self.pair.fault is None and self.gate.state != "refused"
 
     def authenticate(self, headers: Headers) -> ClientKey:
         """The client key of `Authorization: Bearer KEY` or `Token KEY`. Raises NoKey or BadKey."""
@@ -179,7 +189,8 @@ class Transcriber:
             status = 503  # only the end of the server cancels from outside
             raise
         finally:
-            await self._count(visit, status)
+            if not visit.deferred:
+                await self.count(visit, status)
 
     def language(self, visit: Visit, wanted: str | None) -> str:
         """The language or aggregator to ask for. Raises LanguageNotEnabled for the model server or the licence."""
@@ -226,6 +237,10 @@ class Transcriber:
         self._metrics.body_bytes.inc(spool.size)
         return Source(await spool.finish(), spool.size, filename, encoding, sample_rate)
 
+    async def check_url(self, url: str) -> None:
+        """Raise BadRequest when no audio may be fetched from `url`."""
+        await self._fetcher.check(url)
+
     async def transcribe(self, visit: Visit, request: Request, source: Source) -> Transcript:
         """The whole transcript of `source`."""
         loop = asyncio.get_running_loop()
@@ -248,7 +263,7 @@ class Transcriber:
             Unavailable: when the model server, the decoder or the licence can't now.
         """
         try:
-            async with self._admission.slot(), AsyncExitStack() as decoder:
+            async with self._admission.slot(patient=visit.patient), AsyncExitStack() as decoder:
                 decoding = await decoder.enter_async_context(
                     self._decoders.open(source.descriptor, source.encoding, source.sample_rate)
                 )
@@ -306,9 +321,11 @@ class Transcriber:
                 licensed,
             )
 
-    async def _count(self, visit: Visit, status: int) -> None:
+    async def count(self, visit: Visit, status: int, record_id: uuid.UUID | None = None) -> None:
+        """Count the visit for usage. What is counted again under the same id is counted once."""
         await self._journal.record(
             UsageRecord(
+                id=record_id or uuid.uuid4(),
                 deployment=self.settings.deployment_name,
                 checkpoint=visit.checkpoint,
                 language=visit.language,

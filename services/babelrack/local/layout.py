@@ -241,6 +241,7 @@ class Blueprint:
             REDIS_URL=f"redis://{Address(self._redis.host, self._redis.number)}/0",
             REDIS_PASSWORD_FILE=self._secrets.redis_password,
             KEYS_FILE=self._secrets.keys,
+            WEBHOOK_SECRET_FILE=self._secrets.webhook_secret,
             STATE_DIR=self._state.folder(f"packs/{name}/api-server"),
             URL_ALLOWED_NETWORKS=",".join(self._site.url_input.allowed_networks),
             **self._licensing(),

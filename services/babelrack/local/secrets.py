@@ -38,6 +38,11 @@ class Secrets:
         return self.folder / "redis.conf"
 
     @property
+    def webhook_secret(self) -> Path:
+        """What deliveries to webhooks are signed with; the packs of a local rack share it."""
+        return self.folder / "webhook.secret"
+
+    @property
     def license(self) -> Path:
         """The signed licence."""
         return self.folder / "license.jws"
@@ -75,15 +80,13 @@ class Secrets:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._make_redis_password()
+            for file in (self.redis_password, self.webhook_secret):
+                if not file.exists():
+                    write_private(file, secrets.token_urlsafe(32) + "\n")
             self._make_license(customer)
             self._make_client_key()
         except OSError as error:
             raise RackError(f"{self.folder}: secrets can't be written there ({error.strerror or error}).") from error
-
-    def _make_redis_password(self) -> None:
-        if not self.redis_password.exists():
-            write_private(self.redis_password, secrets.token_urlsafe(32) + "\n")
 
     def _make_license(self, customer: str) -> None:
         """A licence for every language, whose signing key is forgotten at once."""
