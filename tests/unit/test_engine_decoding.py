@@ -70,3 +70,25 @@ def test_first_the_own_length_then_padded_then_hotter():
 )
 def test_a_window_is_encoded_at_its_own_length_with_a_margin(seconds, encoded):
     assert encoder_seconds(seconds) == encoded
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "right"),
+    [
+        ("Inru malai varai nulagam", "ta", False),
+        ("இன்று மாலை", "ta", True),
+        ("OK, நன்றி.", "ta", True),
+        ("आज शाम तक", "hi", True),
+        ("aaj shaam tak", "hi", False),
+        ("আজ", "hi", False),
+        ("今日は", "ja", True),
+        ("你好", "zh", True),
+        ("nǐ hǎo", "zh", False),
+        ("hasta tarde", "es", True),
+        ("4711 …", "ta", True),
+        ("", "ta", True),
+    ],
+)
+def test_text_in_another_script_than_the_language_s_is_not_believed(text, language, right):
+    assert quality.in_script(text, language) is right
+    assert quality.judge(text, language, -0.3, 0.0) == ("good" if right else "unlikely")

@@ -7,12 +7,13 @@ length instead of 30 s is not theirs: it is the first try, and what looks wrong 
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
@@ -20,6 +21,38 @@ NO_SPEECH_PROBABILITY = 0.6
 _TEMPERATURES = (0.4, 0.8)
 _LONGEST_PERIOD = 32
 SHORTEST_LOOP = 24
+
+# The scripts of languages that aren't written in Latin letters, as the names of their characters begin.
+_SCRIPTS: Final[Mapping[str, tuple[str, ...]]] = {
+    language: scripts
+    for languages, scripts in (
+        ("am", ("ETHIOPIC",)),
+        ("ar fa ps sd ur", ("ARABIC",)),
+        ("as bn", ("BENGALI",)),
+        ("ba be bg kk mk mn ru tg tt uk", ("CYRILLIC",)),
+        ("bo", ("TIBETAN",)),
+        ("el", ("GREEK",)),
+        ("gu", ("GUJARATI",)),
+        ("he yi", ("HEBREW",)),
+        ("hi mr ne sa", ("DEVANAGARI",)),
+        ("hy", ("ARMENIAN",)),
+        ("ja", ("HIRAGANA", "KATAKANA", "CJK")),
+        ("ka", ("GEORGIAN",)),
+        ("km", ("KHMER",)),
+        ("kn", ("KANNADA",)),
+        ("ko", ("HANGUL",)),
+        ("lo", ("LAO",)),
+        ("ml", ("MALAYALAM",)),
+        ("my", ("MYANMAR",)),
+        ("pa", ("GURMUKHI",)),
+        ("si", ("SINHALA",)),
+        ("ta", ("TAMIL",)),
+        ("te", ("TELUGU",)),
+        ("th", ("THAI",)),
+        ("yue zh", ("CJK",)),
+    )
+    for language in languages.split()
+}
 
 Verdict = Literal["good", "loop", "unlikely", "endless"]
 
@@ -62,13 +95,23 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
-def judge(text: str, avg_logprob: float, no_speech_prob: float) -> Verdict:
-    """Whether a decode that ended properly is to be believed."""
+def in_script(text: str, language: str) -> bool:
+    """Whether `text` has a letter of the language's own script, or no letter at all.
+
+    At its own length a window of a language that the checkpoint knows little of may come out spelled in Latin letters.
+    """
+    scripts = _SCRIPTS.get(language)
+    letters = [character for character in text if character.isalpha()]
+    return scripts is None or not letters or any(unicodedata.name(letter, "").startswith(scripts) for letter in letters)
+
+
+def judge(text: str, language: str, avg_logprob: float, no_speech_prob: float) -> Verdict:
+    """Whether a decode that ended properly, of a text in `language`, is to be believed."""
     if compression_ratio(text) > MAX_COMPRESSION_RATIO:
         return "loop"
     if avg_logprob < MIN_AVG_LOGPROB and no_speech_prob <= NO_SPEECH_PROBABILITY:
         return "unlikely"
-    return "good"
+    return "good" if in_script(text, language) else "unlikely"
 
 
 def is_silence(avg_logprob: float, no_speech_prob: float) -> bool:

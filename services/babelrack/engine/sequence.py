@@ -158,7 +158,8 @@ class Sequence:
             verdict = "endless"
         else:
             text = self._vocabulary.text(draft.tokens)
-            verdict = quality.judge(text, draft.avg_logprob, self.no_speech_prob)
+            written_in = "en" if self.window.task == "translate" else self.language or ""
+            verdict = quality.judge(text, written_in, draft.avg_logprob, self.no_speech_prob)
             if self._best is not None and text == self._vocabulary.text(self._best.tokens):
                 verdict = "good"  # two tries that agree are believed: some people do repeat themselves
         best = self._best
