@@ -56,7 +56,7 @@ def test_a_pack_is_claimed_grown_and_destroyed_on_lab_hosts(project, hosts):
 def test_an_account_that_is_not_root_claims_through_sudo_and_is_told_when_it_may_not(hosts, tmp_path):
     host = hosts.hosts[0]
     sudoers = "/etc/sudoers.d/babelrack-test"
-    host.run("useradd --create-home --shell /bin/sh ops && cp -r /root/.ssh /home/ops/ && chown -R ops: /home/ops/.ssh")
+    host.run("useradd --create-home --shell /bin/sh ops && cp -r ~root/.ssh /home/ops/ && chown -R ops: /home/ops/.ssh")
     pool = write_pool(hosts, tmp_path / "hosts.yaml", user="ops")
     with pytest.raises(HostError, match="does not let ops become root without a password"):
         Hosts(pool, Remote(pool)).look(host.name)

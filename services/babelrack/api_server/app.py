@@ -202,14 +202,13 @@ def _add_listen(app: FastAPI, endpoint: ListenEndpoint) -> None:
 
 
 def _add_jobs(app: FastAPI, jobs: JobEndpoints) -> None:
-    named = {"name": "request_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     app.add_api_route(
         "/waves/v1/jobs/{request_id}",
         jobs.get,
         methods=["GET"],
         response_class=Response,
         responses={200: {"model": JobStatus, "description": "How it is."}, **openapi.pulse_errors(401, 404)},
-        openapi_extra=openapi.operation("getJob", [named]),
+        openapi_extra=openapi.operation("getJob", [openapi.in_path("request_id")]),
     )
 
 
@@ -242,14 +241,13 @@ def _add_openai(app: FastAPI, endpoints: OpenAIEndpoints) -> None:
         responses={200: {"model": ModelList, "description": "The models."}, **openapi.openai_errors(401, 503)},
         openapi_extra=openapi.operation("listModels", []),
     )
-    named = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     app.add_api_route(
         "/v1/models/{model}",
         endpoints.get_model,
         methods=["GET"],
         response_class=Response,
         responses={200: {"model": Model, "description": "The model."}, **openapi.openai_errors(401, 404, 503)},
-        openapi_extra=openapi.operation("getModel", [named]),
+        openapi_extra=openapi.operation("getModel", [openapi.in_path("model")]),
     )
 
 

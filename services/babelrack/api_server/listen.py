@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response
 
-from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.wording import Word, wording
 
@@ -65,14 +64,7 @@ class ListenEndpoint:
 
 async def listen_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the on-prem path does."""
-    question = pairing.Request(
-        request_id=visit.request_id,
-        deployment=here.settings.deployment_name,
-        language=visit.language,
-        timestamps=False,
-        words=wanted["timestamps"],
-    )
-    transcript = await here.transcribe(visit, question, source)
+    transcript = await here.transcript(visit, source, words=wanted["timestamps"])
     done = transcript.done
     said = await wording(transcript, wanted)
     answer = ListenAnswer(

@@ -98,6 +98,11 @@ def query(table: Mapping[str, Option]) -> list[Schema]:
     return [option.parameter() for option in table.values()]
 
 
+def in_path(name: str) -> Schema:
+    """A part of the path, which is never empty."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
 def raw_audio() -> Schema:
     """A body that is the audio itself."""
     return {"application/octet-stream": {"schema": AUDIO}, "audio/*": {"schema": AUDIO}}

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response
 
-from babelrack import pairing
 from babelrack.api_server import options
 from babelrack.api_server.errors import BadRequest, BodyTooLarge
 from babelrack.api_server.jobs.webhook import extra_json
@@ -106,14 +105,7 @@ class PulseEndpoints:
 
 async def pulse_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the Pulse paths do."""
-    question = pairing.Request(
-        request_id=visit.request_id,
-        deployment=here.settings.deployment_name,
-        language=visit.language,
-        timestamps=False,
-        words=wanted["word_timestamps"],
-    )
-    transcript = await here.transcribe(visit, question, source)
+    transcript = await here.transcript(visit, source, words=wanted["word_timestamps"])
     return pulse_answer(visit, transcript, source, await wording(transcript, wanted)).model_dump_json(
         exclude_unset=True
     )

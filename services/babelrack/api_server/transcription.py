@@ -241,6 +241,17 @@ class Transcriber:
         """Raise BadRequest when no audio may be fetched from `url`."""
         await self._fetcher.check(url)
 
+    async def transcript(self, visit: Visit, source: Source, *, words: bool) -> Transcript:
+        """The whole transcript of `source` in the visit's language; segments have no times, words have when asked."""
+        request = Request(
+            request_id=visit.request_id,
+            deployment=self.settings.deployment_name,
+            language=visit.language,
+            timestamps=False,
+            words=words,
+        )
+        return await self.transcribe(visit, request, source)
+
     async def transcribe(self, visit: Visit, request: Request, source: Source) -> Transcript:
         """The whole transcript of `source`."""
         loop = asyncio.get_running_loop()

@@ -22,6 +22,7 @@ import structlog
 
 from babelrack.licensing.delivery import LINGER, Batch, Delivery
 from babelrack.licensing.messages import BATCH_RECORDS, Rejection, UsageRecord
+from babelrack.sqlite_file import open_or_begin_anew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -258,19 +259,7 @@ class UsageJournal:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._path.touch(mode=0o600, exist_ok=True)
-            try:
-                return self._connect()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                # Not a database any more: usage from now on matters more than stopping for the damaged rest.
-                aside = self._path.with_name(f"{self._path.name}.damaged-{int(time.time())}")
-                self._path.rename(aside)
-                log.error("usage journal is damaged; a new one is begun", file=str(self._path), kept_as=str(aside))
-                self._path.touch(mode=0o600)
-                return self._connect()
+            return open_or_begin_anew(self._path, self._connect, self._tell_damaged)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise JournalError(
@@ -279,6 +268,9 @@ class UsageJournal:
             raise JournalError(f"the usage journal {self._path} can't be opened: {error}") from None
         except OSError as error:
             raise JournalError(f"the usage journal {self._path} can't be opened: {error.strerror or error}") from None
+
+    def _tell_damaged(self, aside: Path) -> None:
+        log.error("usage journal is damaged; a new one is begun", file=str(self._path), kept_as=str(aside))
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, isolation_level=None, timeout=2.0, check_same_thread=False)

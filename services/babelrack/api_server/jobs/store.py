@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 
 from babelrack.api_server.errors import BadRequest, Unavailable
 from babelrack.api_server.jobs.webhook import Webhook  # noqa: TC001 - pydantic reads the annotation
+from babelrack.sqlite_file import open_or_begin_anew
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -309,22 +310,15 @@ class JobStore:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self._folder / "audio").mkdir(mode=0o700, exist_ok=True)
-            self._path.touch(mode=0o600)
-            try:
-                return self._connect()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                aside = self._path.with_name(f"{self._path.name}.damaged-{int(time.time())}")
-                self._path.rename(aside)
-                log.error("the jobs are damaged; new ones are taken", file=str(self._path), kept_as=str(aside))
-                self._path.touch(mode=0o600)
-                return self._connect()
+            return open_or_begin_anew(self._path, self._connect, self._tell_damaged)
         except sqlite3.OperationalError as error:
             fix = "; every API server needs a STATE_DIR of its own" if "locked" in str(error) else ""
             raise JobStoreError(f"the jobs in {self._path} can't be opened: {error}{fix}") from None
         except OSError as error:
             raise JobStoreError(f"the jobs in {self._path} can't be opened: {error.strerror or error}") from None
+
+    def _tell_damaged(self, aside: Path) -> None:
+        log.error("the jobs are damaged; new ones are taken", file=str(self._path), kept_as=str(aside))
 
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, isolation_level=None, timeout=2.0)
