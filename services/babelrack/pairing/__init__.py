@@ -1,6 +1,6 @@
 """What an API server and its model server say to each other; see docs/architecture.md."""
 
-from babelrack.pairing.client import ModelClient, ModelServerLost, ModelSession, Refused
+from babelrack.pairing.client import ModelClient, ModelServerLost, ModelSession, Refused, StreamSession
 from babelrack.pairing.messages import (
     SAMPLE_RATE,
     Accepted,
@@ -8,12 +8,20 @@ from babelrack.pairing.messages import (
     Delta,
     Done,
     Failed,
+    Final,
+    Finalize,
     LanguageDetected,
     ModelEvent,
     ModelHealth,
+    Partial,
     Refusal,
     Request,
     Segment,
+    SpeechEnded,
+    SpeechStarted,
+    StreamDone,
+    StreamEvent,
+    StreamRequest,
     Word,
 )
 
@@ -24,15 +32,24 @@ __all__ = [
     "Delta",
     "Done",
     "Failed",
+    "Final",
+    "Finalize",
     "LanguageDetected",
     "ModelClient",
     "ModelEvent",
     "ModelHealth",
     "ModelServerLost",
     "ModelSession",
+    "Partial",
     "Refusal",
     "Refused",
     "Request",
     "Segment",
+    "SpeechEnded",
+    "SpeechStarted",
+    "StreamDone",
+    "StreamEvent",
+    "StreamRequest",
+    "StreamSession",
     "Word",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast, get_args
 
 import httpx
 from pydantic import ValidationError
@@ -14,11 +14,15 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from babelrack.pairing.messages import (
     Accepted,
     EndOfAudio,
+    Finalize,
     Heartbeat,
+    Message,
     ModelEvent,
     ModelHealth,
     Refusal,
     Request,
+    StreamEvent,
+    StreamRequest,
     server_message,
 )
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+
+Event = TypeVar("Event", ModelEvent, StreamEvent)
 
 
 class ModelServerLost(Exception):
@@ -46,13 +52,15 @@ class Refused(Exception):
         self.retry_after = refusal.retry_after
 
 
-class ModelSession:
-    """One request at the model server: audio goes in, events come out, both at the same time.
+class _Session(Generic[Event]):
+    """Audio goes in, events come out, both at the same time.
 
     Send and iterate from two tasks: `send` waits while the model server has enough, and events may come
     before all audio is sent. When `send` raises `ModelServerLost`, the iteration still yields what the server
     said before it closed.
     """
+
+    _events: tuple[type[Message], ...]
 
     def __init__(self, connection: ClientConnection, accepted: Accepted) -> None:
         self._connection = connection
@@ -60,22 +68,22 @@ class ModelSession:
 
     async def send(self, pcm: bytes) -> None:
         """Send at most 64 KiB of 16 kHz mono s16le PCM; waits when the model server has enough."""
-        try:
-            await self._connection.send(pcm)
-        except ConnectionClosed as error:
-            raise ModelServerLost("the model server closed the connection while audio was being sent") from error
+        await self._send(pcm)
 
     async def end(self) -> None:
         """Say that all audio is sent."""
+        await self._send(EndOfAudio(type="end").model_dump_json())
+
+    async def _send(self, frame: bytes | str) -> None:
         try:
-            await self._connection.send(EndOfAudio(type="end").model_dump_json())
+            await self._connection.send(frame)
         except ConnectionClosed as error:
             raise ModelServerLost("the model server closed the connection while audio was being sent") from error
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> ModelEvent:
+    async def __anext__(self) -> Event:
         try:
             message = server_message.validate_json(await self._connection.recv())
             while isinstance(message, Heartbeat):
@@ -86,9 +94,25 @@ class ModelSession:
             raise ModelServerLost("the model server went away before it had answered") from error
         except ValidationError as error:
             raise ModelServerLost("the model server sent a message that this version does not know") from error
-        if isinstance(message, Accepted | Refusal):
+        if not isinstance(message, self._events):
             raise ModelServerLost(f"the model server sent {message.type!r} in the middle of a request")
-        return message
+        return cast("Event", message)
+
+
+class ModelSession(_Session[ModelEvent]):
+    """One request at the model server."""
+
+    _events = get_args(ModelEvent)
+
+
+class StreamSession(_Session[StreamEvent]):
+    """One live stream at the model server."""
+
+    _events = get_args(StreamEvent)
+
+    async def finalize(self) -> None:
+        """Ask for what was sent so far to be final; one `Final` answers."""
+        await self._send(Finalize().model_dump_json())
 
 
 class ModelClient:
@@ -98,7 +122,7 @@ class ModelClient:
         self.base_url = base_url.rstrip("/")
         self.deployment = deployment
         self._http = httpx.AsyncClient(base_url=self.base_url, timeout=_CONNECT_SECONDS, trust_env=False)
-        self._socket_url = "ws" + self.base_url.removeprefix("http") + "/v1/transcribe"
+        self._socket_url = "ws" + self.base_url.removeprefix("http")
 
     async def aclose(self) -> None:
         """Close the connections that health checks keep."""
@@ -126,9 +150,25 @@ class ModelClient:
             Refused: when the model server doesn't take the request.
             ModelServerLost: when it can't be reached.
         """
+        async with self._open("/v1/transcribe") as connection:
+            yield ModelSession(connection, await self._ask(connection, request))
+
+    @asynccontextmanager
+    async def stream(self, request: StreamRequest) -> AsyncIterator[StreamSession]:
+        """Open a session for a live stream; leaving the context ends it.
+
+        Raises:
+            Refused: when the model server doesn't take the stream.
+            ModelServerLost: when it can't be reached.
+        """
+        async with self._open("/v1/stream") as connection:
+            yield StreamSession(connection, await self._ask(connection, request))
+
+    @asynccontextmanager
+    async def _open(self, path: str) -> AsyncIterator[ClientConnection]:
         try:
             connection = await connect(
-                self._socket_url,
+                self._socket_url + path,
                 compression=None,
                 max_size=_MAX_MESSAGE_BYTES,
                 open_timeout=_CONNECT_SECONDS,
@@ -141,11 +181,11 @@ class ModelClient:
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
             raise ModelServerLost(f"the model server at {self.base_url} does not answer") from error
         try:
-            yield ModelSession(connection, await self._ask(connection, request))
+            yield connection
         finally:
             await connection.close()
 
-    async def _ask(self, connection: ClientConnection, request: Request) -> Accepted:
+    async def _ask(self, connection: ClientConnection, request: Request | StreamRequest) -> Accepted:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await connection.send(request.model_dump_json())

@@ -67,6 +67,29 @@ class Request(Message):
     words: bool = False
 
 
+class StreamRequest(Message):
+    """What is wanted of a live stream, whose audio follows as it is spoken.
+
+    Attributes:
+        endpointing: whether silence of `eou_timeout_ms` ends an utterance; without, only `finalize` and the end do.
+        max_words: an utterance of as many stable words becomes final; None is no such bound.
+        bounded: whether an utterance that goes on and on becomes final now and then; without, it goes on until it is
+            ended, and only its text grows.
+        words: whether a final carries its words with times.
+        start_s: what the times of this stream begin with, for one that goes on where another was cut off.
+    """
+
+    request_id: str = Field(max_length=128)
+    deployment: str = Field(max_length=64)
+    language: str = Field(max_length=32)
+    endpointing: bool = True
+    eou_timeout_ms: int = Field(default=800, ge=100, le=10_000)
+    max_words: int | None = Field(default=None, ge=1, le=10_000)
+    bounded: bool = True
+    words: bool = False
+    start_s: float = Field(default=0.0, ge=0.0)
+
+
 class Accepted(Message):
     """The request has its place; audio may follow."""
 
@@ -141,6 +164,64 @@ class Done(Message):
     confidence: float
 
 
+class SpeechStarted(Message):
+    """Somebody begins to speak, at `at` seconds of the stream."""
+
+    type: Literal["speech_started"] = "speech_started"
+    at: float
+
+
+class SpeechEnded(Message):
+    """Nobody speaks any more: the last speech before this endpoint ended at `at` seconds of the stream."""
+
+    type: Literal["speech_ended"] = "speech_ended"
+    at: float
+
+
+class Partial(Message):
+    """What the utterance that is being spoken says so far; never empty.
+
+    The first `stable` characters of `text` begin every later partial of this utterance and its final. Times in seconds
+    from the start of the stream.
+    """
+
+    type: Literal["partial"] = "partial"
+    utterance: int
+    start: float
+    end: float
+    text: str
+    stable: int
+    language: str
+    checkpoint: str
+
+
+class Final(Message):
+    """The text of an utterance, which is never taken back.
+
+    `cause` tells what ended it: silence, a `finalize`, as many words as were asked for, its length, or the end of the
+    stream. Each `finalize` and the end are answered by one final, whose text is empty when nothing was said since the
+    last. `words` concatenate to the text, and there are some only where asked for.
+    """
+
+    type: Literal["final"] = "final"
+    utterance: int
+    start: float
+    end: float
+    text: str
+    words: list[Word] = []
+    language: str
+    checkpoint: str
+    confidence: float
+    cause: Literal["endpoint", "finalize", "max_words", "length", "end"]
+
+
+class StreamDone(Message):
+    """The stream has ended; `duration` is that of its audio in seconds, without `start_s`."""
+
+    type: Literal["stream_done"] = "stream_done"
+    duration: float
+
+
 class Heartbeat(Message):
     """Sent each second that a request runs; it tells the sender whether the client is still there."""
 
@@ -161,7 +242,28 @@ class EndOfAudio(Message):
     type: Literal["end"]
 
 
+class Finalize(Message):
+    """The client wants the text of what it has sent so far to be final; the stream goes on."""
+
+    type: Literal["finalize"] = "finalize"
+
+
 ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
-_Any = Accepted | Refusal | LanguageDetected | Delta | Segment | Done | Heartbeat | Failed
+StreamEvent = SpeechStarted | SpeechEnded | Partial | Final | StreamDone | Failed
+_Any = (
+    Accepted
+    | Refusal
+    | LanguageDetected
+    | Delta
+    | Segment
+    | Done
+    | SpeechStarted
+    | SpeechEnded
+    | Partial
+    | Final
+    | StreamDone
+    | Heartbeat
+    | Failed
+)
 
 server_message: TypeAdapter[_Any] = TypeAdapter(Annotated[_Any, Field(discriminator="type")])
