@@ -288,6 +288,13 @@ def test_what_looks_wrong_is_redone_at_full_length(engine, monkeypatch):
     assert engine.load("base").totals.retries == before + 1
 
 
+def test_what_looks_wrong_is_left_so_where_it_will_be_decoded_anew(engine, monkeypatch):
+    monkeypatch.setattr(quality, "judge", lambda *_: "unlikely")
+    answer = Heard(engine, window("en-3s-a", live=True, retry=False)).answer()
+    assert answer.tries == 1
+    assert "library" in answer.text
+
+
 def fail_once(engine, monkeypatch, part):
     """The runner's encode or decode fails at its next call, and works again after that."""
     runner = engine._lanes["base"].runner
