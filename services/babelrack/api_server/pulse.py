@@ -105,7 +105,7 @@ class PulseEndpoints:
 
 async def pulse_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the Pulse paths do."""
-    transcript = await here.transcript(visit, source, words=wanted["word_timestamps"])
+    transcript = await here.transcript(visit, source, words=wanted["word_timestamps"], keywords=wanted["keywords"])
     return pulse_answer(visit, transcript, source, await wording(transcript, wanted)).model_dump_json(
         exclude_unset=True
     )

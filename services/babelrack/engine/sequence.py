@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from babelrack.engine import quality, words
 from babelrack.engine.tokens import TIMESTAMP_SECONDS, TextStream, Vocabulary
@@ -18,6 +19,9 @@ from babelrack.engine.window import (
     Transcribed,
     Window,
 )
+
+if TYPE_CHECKING:
+    from babelrack.engine.keywords import State
 
 _SHORT_SECONDS = 7.0
 _MARGIN_SECONDS = 1.0
@@ -64,6 +68,7 @@ class Sequence:
         feed: tokens that the next step puts there.
         start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
         draft: what the try that runs has said.
+        phrases: the state of the window's keywords after that.
         aligning: whether its text is final, and only the times of its words are missing.
     """
 
@@ -89,6 +94,7 @@ class Sequence:
         self._spoken = 0
         self.no_speech_prob = 0.0
         self.draft = Draft(temperature=window.temperature)
+        self.phrases: State = ()
         self.position = 0
         self.feed: list[int] = []
         self.start_row: int | None = None
@@ -131,6 +137,8 @@ class Sequence:
             return True
         draft.tokens.append(token)
         draft.logprobs.append(logprob)
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after([token], self.phrases)
         self.feed = [token]
         if len(draft.tokens) >= self._limit:
             draft.whole = False
@@ -190,6 +198,8 @@ class Sequence:
             tokens=previous.tokens[:kept],
             logprobs=previous.logprobs[:kept],
         )
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after(self.draft.tokens)
         self.position = 0
         self.feed = [*self._prompt, vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)

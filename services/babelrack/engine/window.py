@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from babelrack.engine.keywords import Keywords
+
 MAX_SECONDS = 30.0
 Task = Literal["transcribe", "translate"]
 
@@ -29,6 +31,7 @@ class Window:
         timestamps: whether segments get times; without, the window is one segment and decodes faster.
         stream: whether the listener gets `Spoken` events.
         words: whether segments carry their words with times, which a translation has none of.
+        keywords: phrases to expect, as `Engine.keywords` makes them of a list.
     """
 
     samples: npt.NDArray[np.int16]
@@ -39,6 +42,7 @@ class Window:
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    keywords: Keywords | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:

@@ -11,6 +11,7 @@ from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
 from babelrack.audio.windows import Window as Cut
 from babelrack.audio.windows import WindowCutter
 from babelrack.engine import Detected, Engine, Event, Lost, Spoken, SpokenWord, Transcribed, Window
+from babelrack.model_server.keywords import KeywordTrees
 from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Word
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Transcription:
         self._candidates = route.languages
         self._language = route.languages[0] if len(route.languages) == 1 else None
         self._probability = 1.0
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._room = asyncio.Semaphore(_WINDOWS_IN_FLIGHT)
         self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
         self._running: set[Sequence] = set()
@@ -116,6 +118,7 @@ class Transcription:
                     timestamps=timestamps,
                     stream=self._request.stream,
                     words=self._request.words and self._request.task == "transcribe",
+                    keywords=await self._keywords.of(self._checkpoint),
                 ),
                 part,
             )
@@ -154,7 +157,10 @@ class Transcription:
                         if serving != self._checkpoint:
                             self._checkpoint = serving
                             self._engine.cancel(sequence)
-                            return await self._transcribe(replace(window, languages=(language,)), part)
+                            keywords = await self._keywords.of(serving)
+                            return await self._transcribe(
+                                replace(window, languages=(language,), keywords=keywords), part
+                            )
                     case Spoken(text):
                         part.said.append(text)
                         part.news.set()
