@@ -69,13 +69,13 @@ def test_a_phrase_that_is_said_is_helped_at_each_of_its_tokens_in_all_its_spelli
 
 
 @pytest.mark.parametrize("phrase", ["Jensen Huang", "Velcoria", "new york", "ทักษิณ"])
-def test_a_phrase_is_helped_more_the_further_it_has_come_and_as_much_as_its_intensifier_says(vocabulary, phrase):
+def test_a_phrase_is_helped_more_the_further_it_has_come_and_the_more_the_higher_its_intensifier(vocabulary, phrase):
     state, said = (SPACED, BARE), tokens_of(vocabulary, f" {phrase}")
-    once, thrice = Keywords([(phrase, 1.0)], vocabulary), Keywords([(phrase, 3.0)], vocabulary)
+    once, four = Keywords([(phrase, 1.0)], vocabulary), Keywords([(phrase, 4.0)], vocabulary)
     worth = []
     for token in said:
         worth.append(helped(once, state)[token])
-        assert helped(thrice, state)[token] == pytest.approx(3 * worth[-1])
+        assert helped(four, state)[token] == pytest.approx(2 * worth[-1])
         state = once.after([token], state)
     assert worth == sorted(worth)
     assert worth[-1] > worth[0]

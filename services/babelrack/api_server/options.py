@@ -335,6 +335,9 @@ PULSE = _table(
     text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
 
+# More keywords than a request line holds come with the body instead.
+PULSE_BODY = _table(keywords())
+
 STT = _table(
     choice("model", ("pulse",), "the right value is pulse.", required=True),
     *PULSE.values(),
