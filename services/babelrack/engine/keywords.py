@@ -31,9 +31,9 @@ MOST_PHRASES = 10_000
 
 # In natural logarithms, times the root of the intensifier: at the first token, for each one after it, and at most. Base
 # finds half of the names in the trials at 1, all but one at 3; half as much again at 3 makes one name of another.
-_FIRST = 1.7
-_NEXT = 0.9
-_MOST = 3.5
+_FIRST = 1.8
+_NEXT = 1.0
+_MOST = 3.75
 
 _SPACED, _BARE = 0, 1
 State = tuple[int, ...]
