@@ -86,7 +86,7 @@ def test_times_of_words_are_judged_by_the_median_of_their_errors_and_by_what_the
     assert [goal.reached for goal in goals(results(words=[replace(theirs, system="engine")]))] == [False, False]
 
 
-@pytest.mark.parametrize(("step_s", "reached"), [(0.0105, True), (0.0106, False)])
+@pytest.mark.parametrize(("step_s", "reached"), [(0.0104, True), (0.0106, False)])
 def test_keywords_are_judged_by_what_they_add_to_a_decode_step(step_s, reached):
     (goal,) = goals(results(keywords=Keywords(10_000, 0.3, step_s, 0.01)))
     assert goal.reached is reached
