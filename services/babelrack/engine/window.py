@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from babelrack.engine.keywords import Keywords
+
 MAX_SECONDS = 30.0
 Task = Literal["transcribe", "translate"]
 
@@ -33,6 +35,7 @@ class Window:
         retry: whether what looks wrong is tried again; a text that will soon be decoded anew isn't worth it.
         prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
         prefix_logprobs: what is known of them, one for each; without, they count as certain.
+        keywords: phrases to expect, as `Engine.keywords` makes them of a list.
     """
 
     samples: npt.NDArray[np.int16]
@@ -47,6 +50,7 @@ class Window:
     retry: bool = True
     prefix: tuple[int, ...] = ()
     prefix_logprobs: tuple[float, ...] = ()
+    keywords: Keywords | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:

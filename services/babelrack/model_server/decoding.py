@@ -11,6 +11,7 @@ from babelrack.engine import Detected, Engine, Event, Lost, Spoken, Transcribed,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from babelrack.model_server.keywords import KeywordTrees
     from babelrack.model_server.routing import Routing
 
 _SCRIPTS_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
@@ -38,9 +39,14 @@ class Decoded:
 
 
 async def decode(
-    engine: Engine, routing: Routing, checkpoint: str, window: Window, hear: Callable[[Found | Spoken], None]
+    engine: Engine,
+    routing: Routing,
+    checkpoint: str,
+    window: Window,
+    hear: Callable[[Found | Spoken], None],
+    keywords: KeywordTrees,
 ) -> Decoded:
-    """Decode `window`, with another checkpoint where the detected language has it.
+    """Decode `window` with the request's `keywords`, with another checkpoint where the detected language has it.
 
     Cancelling takes it out of the batch. `hear` is told of the language as soon as it is detected, and of text where
     the window streams.
@@ -54,6 +60,7 @@ async def decode(
     def listen(event: Event) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
+    window = replace(window, keywords=await keywords.of(checkpoint))
     sequence = engine.submit(checkpoint, window, listen)
     try:
         while True:
@@ -63,7 +70,8 @@ async def decode(
                     hear(Found(language, probability, serving))
                     if serving != checkpoint:
                         engine.cancel(sequence)
-                        return await decode(engine, routing, serving, replace(window, languages=(language,)), hear)
+                        known = replace(window, languages=(language,))
+                        return await decode(engine, routing, serving, known, hear, keywords)
                 case Spoken() as spoken:
                     hear(spoken)
                 case Transcribed() as answer:
