@@ -12,6 +12,9 @@ from rich.console import Console
 
 from bench import accuracy, isolation, long_file, report, resources, throughput, words, workload
 from bench.environments import EnvironmentFailed
+from bench.live import measure
+from bench.live import report as live_report
+from bench.live.client import StreamFailed
 from bench.process import Process, SystemFailed
 from bench.rack import RackFailed
 from bench.results import LATEST, Results
@@ -29,6 +32,7 @@ class Experiment(StrEnum):
     LONG_FILE = "long-file"
     RESOURCES = "resources"
     ISOLATION = "isolation"
+    LIVE = "live"
 
 
 OF_SYSTEMS = {Experiment.THROUGHPUT, Experiment.ACCURACY, Experiment.WORDS, Experiment.LONG_FILE}
@@ -54,6 +58,11 @@ def main(
 ) -> None:
     """Measure Babelrack and its peers, one after another, each in a process of its own; nothing else should run."""
     wanted = set(experiments or Experiment)
+    if Experiment.LIVE in wanted:
+        _live(threads, quick=quick, keep=keep if keep is not None else not (quick or experiments))
+        wanted.remove(Experiment.LIVE)
+        if not wanted:
+            return
     names = _names(systems, vllm=vllm)
     cells = (
         _numbers("--lengths", lengths, workload.LENGTHS),
@@ -76,6 +85,18 @@ def main(
         report.write(results)
         _say(f"written to {LATEST} and {report.DOCUMENT}")
     raise typer.Exit(1 if results.failed else 0)
+
+
+def _live(threads: int, *, quick: bool, keep: bool) -> None:
+    """Live streams have results and tables of their own, because they take half an hour of their own."""
+    try:
+        live = measure.measure(threads, _say, quick=quick)
+    except (SystemFailed, RackFailed, StreamFailed) as error:
+        sys.exit(f"bench: live: {error}")
+    live_report.show(live, Console())
+    if keep:
+        live_report.write(live)
+        _say(f"written to {live_report.LATEST} and {report.DOCUMENT}")
 
 
 def _earlier(results: Results) -> Results:
