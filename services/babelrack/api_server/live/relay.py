@@ -293,6 +293,7 @@ class Relay:
             try:
                 async with asyncio.timeout(2 * DEADLINE_SECONDS):
                     await subscription.subscribe(self._keys(session_id)[-1])
+                    await subscription.get_message(timeout=DEADLINE_SECONDS)  # that it is subscribed
                     live = await self._redis.get(self._keys(session_id)[0])
             except (RedisError, OSError, TimeoutError) as error:
                 self._trip(error)
