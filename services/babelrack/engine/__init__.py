@@ -17,6 +17,7 @@ from babelrack.engine.window import (
     Transcribed,
     Window,
 )
+from babelrack.engine.words import stands_alone
 
 __all__ = [
     "CONCURRENCY",
@@ -37,4 +38,5 @@ __all__ = [
     "Task",
     "Transcribed",
     "Window",
+    "stands_alone",
 ]
