@@ -217,12 +217,12 @@ class Sequence:
             tokens=previous.tokens[:kept],
             logprobs=previous.logprobs[:kept],
         )
-        if self.window.keywords is not None:
-            self.phrases = self.window.keywords.after(self.draft.tokens)
         self._refeed()
 
     def _refeed(self) -> None:
         """Fill an empty cache with all that the draft has."""
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after(self.draft.tokens)
         self.position = 0
         self.feed = [*self._prompt, self._vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)

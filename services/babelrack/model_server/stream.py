@@ -119,6 +119,7 @@ class Stream:
         self._route = route
         self._routing = routing
         self._engine = engine
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._send = send
         self._keywords = KeywordTrees(engine, request.keywords)
         self._probability = SpeechProbability(voice)
