@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from babelrack.api_server.jobs.board import Board
+from babelrack.api_server.redis_client import redis_client
 from babelrack.keys import ClientKey, Limiter, LimitExceeded
 
 PROJECT = Path(__file__).parents[2]
@@ -101,7 +102,8 @@ async def test_a_job_s_state_is_told_to_other_replicas_with_the_rights_of_the_us
         told.set()
         return f"{request_id} of {key}"
 
-    mine, others = (Board(url, "indic", password=password) for _ in range(2))
+    clients = [redis_client(url, "indic", password=password) for _ in range(2)]
+    mine, others = (Board(client, "indic") for client in clients)
     async with mine.running(show), others.running(show), asyncio.timeout(60):
         mine.tell("acme", "call-1")
         await told.wait()
@@ -110,6 +112,8 @@ async def test_a_job_s_state_is_told_to_other_replicas_with_the_rights_of_the_us
         assert found == "call-1 of acme"
         assert await others.find("other", "call-1") is None
     assert await Board(None, "indic").find("acme", "call-1") is None
+    for client in clients:
+        await client.aclose()
 
 
 def test_an_api_server_may_publish_and_subscribe_where_its_streams_are(server: Server) -> None:

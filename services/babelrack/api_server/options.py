@@ -142,6 +142,31 @@ def number(name: str, lowest: float, highest: float, description: str, *, defaul
     return Option(name=name, parse=parse, schema=schema, description=description, default=default)
 
 
+def one_number(name: str, values: tuple[int, ...], description: str, *, default: int) -> Option:
+    """One of a few whole numbers."""
+
+    def parse(value: str) -> int:
+        if not _INTEGER.fullmatch(value) or int(value) not in values:
+            raise BadRequest(f"{name} takes {one_of(map(str, values))}, not {shown(value)}.", param=name)
+        return int(value)
+
+    schema = {"type": "integer", "enum": list(values), "default": default}
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default)
+
+
+def matching(name: str, pattern: str, takes: str, description: str) -> Option:
+    """Text that the whole of `pattern` matches; a message says what it `takes`."""
+    expression = re.compile(pattern)
+
+    def parse(value: str) -> str:
+        if not expression.fullmatch(value):
+            raise BadRequest(f"{name} takes {takes}, not {shown(value)}.", param=name)
+        return value
+
+    schema = {"type": "string", "pattern": f"^{pattern}$"}
+    return Option(name=name, parse=parse, schema=schema, description=description)
+
+
 def text(name: str, longest: int, description: str) -> Option:
     """Free text of at most `longest` characters."""
 
@@ -252,11 +277,7 @@ SOURCE = (
     integer("sample_rate", LOWEST_RATE, HIGHEST_RATE, "Hz, of headerless audio.", default=16_000),
 )
 
-PULSE = _table(
-    *SOURCE,
-    *WRITTEN_FORM,
-    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
-    later_flag("diarize", "Speakers on words and utterances."),
+REWRITTEN = (
     flag(
         "itn_normalize",
         f"`true` writes spoken numbers, dates and currency in numerals, in {', '.join(NUMERAL_LANGUAGES)}.",
@@ -276,16 +297,23 @@ PULSE = _table(
         default=False,
         feature=True,
     ),
+)
+
+PULSE = _table(
+    *SOURCE,
+    *WRITTEN_FORM,
+    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
+    later_flag("diarize", "Speakers on words and utterances."),
+    *REWRITTEN,
     later_text("keywords", "Words to listen for."),
     webhook("webhook_url"),
     choice("webhook_method", METHODS, "How to deliver it.", default="POST"),
     text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
 
-STT = _table(
-    choice("model", ("pulse",), "the right value is pulse.", required=True),
-    *PULSE.values(),
-)
+_MODEL = choice("model", ("pulse",), "the right value is pulse.", required=True)
+
+STT = _table(_MODEL, *PULSE.values())
 
 LISTEN = _table(
     *SOURCE,
@@ -294,6 +322,51 @@ LISTEN = _table(
     later_flag("diarize", "Speakers on words."),
     later_text("keywords", "Words to listen for."),
     webhook("callback_url"),
+)
+
+LIVE = _table(
+    language("A language's code, or the pack's aggregator to detect among its languages. Default: the aggregator."),
+    choice(
+        "encoding",
+        ENCODINGS,
+        "Of the audio: bare mono samples, or Opus in Ogg or WebM.",
+        default="linear16",
+    ),
+    one_number("sample_rate", (8_000, 16_000, 22_050, 24_000, 44_100, 48_000), "Hz, of samples.", default=16_000),
+    *WRITTEN_FORM,
+    flag("word_timestamps", "`true` fills words[] of finals.", default=False, feature=True),
+    flag("sentence_timestamps", "`true` fills utterances[] of finals.", default=False, feature=True),
+    flag("full_transcript", "`true` adds all that was said so far to each event.", default=False, feature=True),
+    flag("vad_events", "`true` tells when somebody begins and stops to speak.", default=False, feature=True),
+    flag("vad", "The same as vad_events.", default=False),
+    flag("endpointing", "`false`: silence ends no utterance.", default=True, feature=True),
+    integer("eou_timeout_ms", 100, 10_000, "Silence that ends an utterance, in ms.", default=800),
+    flag("finalize_on_words", "`false`: neither words nor length end an utterance.", default=True, feature=True),
+    replace(
+        integer("max_words", 1, 10_000, "So many words end an utterance, with finalize_on_words.", default=1),
+        default=None,
+        schema={"type": "integer", "minimum": 1, "maximum": 10_000},
+        feature=True,
+    ),
+    later_flag("diarize", "Speakers on words and utterances."),
+    *REWRITTEN,
+    later_text("keywords", "Words to listen for."),
+    matching(
+        "external_session_id",
+        r"[A-Za-z0-9_.-]{1,128}",
+        "1 to 128 characters of A-Z a-z 0-9 _ . -",
+        "Kept with the usage of this session, and never echoed.",
+    ),
+)
+
+LIVE_STT = _table(_MODEL, *LIVE.values())
+
+LIVE_LISTEN = _table(*LIVE.values(), flag("timestamps", "The same as word_timestamps.", default=False, feature=True))
+
+RESUMED = _table(
+    matching("session_id", r"[0-9a-f]{32}", "the id that a session's events carry", "Go on with this session."),
+    integer("received", 0, 999_999_999, "How many events of that session have arrived.", default=0),
+    number("audio_from", 0, 1e7, "The earliest second of its audio that can be sent again.", default=0.0),
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.datastructures import Headers
+    from starlette.requests import HTTPConnection
     from starlette.requests import Request as HttpRequest
 
     from babelrack.api_server.admission import Admission
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from babelrack.licensing import LicenseGate, UsageJournal
 
 _EVENTS_AHEAD = 64
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 _UNCOUNTED_FAULT = 500
 
 log = structlog.get_logger(__name__)
@@ -78,6 +79,8 @@ class Visit:
     language: str = ""
     checkpoint: str = ""
     audio_seconds: float = 0.0
+    external_session_id: str = ""
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Transcriber:
         self.gate = gate
         self.limiter = limiter
         self.keys = keys
-        self._decoders = decoders
+        self.decoders = decoders
         self._journal = journal
         self._admission = admission
         self._fetcher = fetcher
@@ -151,7 +154,7 @@ class Transcriber:
             for part in (self.gate, self.limiter, self.pair):
                 await part.start()
                 parts.push_async_callback(part.stop)
-            await parts.enter_async_context(self._decoders)
+            await parts.enter_async_context(self.decoders)
             yield
 
     @property
@@ -160,8 +163,14 @@ class Transcriber:
         return self.pair.fault is None and self.gate.state != "refused"
 
     def authenticate(self, headers: Headers) -> ClientKey:
-        """The client key of `Authorization: Bearer KEY` or `Token KEY`. Raises NoKey or BadKey."""
-        scheme, _, presented = headers.get("authorization", "").strip().partition(" ")
+        """The client key of `Authorization: Bearer KEY` or `Token KEY`. Raises NoKey or BadKey.
+
+        A browser can't set that header on a WebSocket: it sends the same two words as subprotocols.
+        """
+        authorization = headers.get("authorization", "")
+        if not authorization and (scheme := subprotocol_of(headers)):
+            authorization = f"{scheme} {headers['sec-websocket-protocol'].partition(',')[2].strip()}"
+        scheme, _, presented = authorization.strip().partition(" ")
         if not scheme:
             raise NoKey
         key = self.keys.find(presented.strip()) if scheme.lower() in ("bearer", "token") else None
@@ -170,7 +179,7 @@ class Transcriber:
         return key
 
     @asynccontextmanager
-    async def visit(self, request: HttpRequest, *features: str) -> AsyncIterator[Visit]:
+    async def visit(self, request: HTTPConnection, *features: str) -> AsyncIterator[Visit]:
         """Let a request in: its key, the licence and the model server are good. However it ends, it is counted."""
         visit = Visit(request.scope["state"]["request_id"], self.authenticate(request.headers), list(features))
         status = _UNCOUNTED_FAULT
@@ -183,7 +192,7 @@ class Transcriber:
             status = error.status
             raise
         except ClientGone:
-            status = _CLIENT_GONE
+            status = CLIENT_GONE
             raise
         except asyncio.CancelledError:
             status = 503  # only the end of the server cancels from outside
@@ -195,7 +204,7 @@ class Transcriber:
     def language(self, visit: Visit, wanted: str | None) -> str:
         """The language or aggregator to ask for. Raises LanguageNotEnabled for the model server or the licence."""
         language = self.pair.language(wanted)
-        self._require_licensed(language)
+        self.require_licensed(language)
         visit.language = language
         return language
 
@@ -276,7 +285,7 @@ class Transcriber:
         try:
             async with self._admission.slot(patient=visit.patient), AsyncExitStack() as decoder:
                 decoding = await decoder.enter_async_context(
-                    self._decoders.open(source.descriptor, source.encoding, source.sample_rate)
+                    self.decoders.open(source.descriptor, source.encoding, source.sample_rate)
                 )
                 # What is no audio is found out before the model server hears of it.
                 first = await anext(decoding, b"")
@@ -293,7 +302,7 @@ class Transcriber:
         except AudioError as error:
             raise BadRequest(error.message, code=error.code) from error
         except Refused as refused:
-            raise _from_refusal(refused, request.language) from refused
+            raise from_refusal(refused, request.language) from refused
         except ModelServerLost as lost:
             self.pair.doubt()
             log.warning("model server lost", reason=str(lost), request_id=visit.request_id)
@@ -304,7 +313,7 @@ class Transcriber:
             match event:
                 case LanguageDetected():
                     visit.language, visit.checkpoint = event.language, event.checkpoint
-                    self._require_licensed(event.language)
+                    self.require_licensed(event.language)
                 case Failed(code="BAD_AUDIO"):
                     raise BadRequest(event.message, code=event.code)
                 case Failed():
@@ -322,7 +331,8 @@ class Transcriber:
         if self.gate.state == "refused":
             raise Unavailable(f"the licence is refused: {self.gate.reason}.", code="LICENSE", retry_after=60)
 
-    def _require_licensed(self, language: str) -> None:
+    def require_licensed(self, language: str) -> None:
+        """Raise LanguageNotEnabled when the licence doesn't cover `language`, Unavailable when it is refused."""
         if not self.gate.allows(language):
             self._require_license()
             licensed = [code for code in self.pair.languages if self.gate.allows(code)]
@@ -342,10 +352,22 @@ class Transcriber:
                 language=visit.language,
                 key=visit.key.name,
                 audio_seconds=visit.audio_seconds,
+                requests=visit.requests,
                 features=visit.features,
                 status=status,
+                external_session_id=visit.external_session_id,
             )
         )
+
+    async def count_live(self, visit: Visit, status: int = 200) -> None:
+        """Count what a live visit has used since it was last counted; all of its counts are one request together."""
+        if status == 200 and not visit.audio_seconds and not visit.requests:
+            return
+        if visit.audio_seconds:
+            self._metrics.audio_seconds.labels(visit.checkpoint, visit.language).inc(visit.audio_seconds)
+        used = replace(visit)
+        visit.audio_seconds, visit.requests = 0.0, 0
+        await self.count(used, status)
 
 
 class _Exchange:
@@ -419,7 +441,14 @@ class _Exchange:
             await self._said.put(error)
 
 
-def _from_refusal(refused: Refused, language: str) -> ApiError:
+def subprotocol_of(headers: Headers) -> str | None:
+    """`token` or `bearer`, where a WebSocket offers that word and a key as its subprotocols."""
+    scheme = headers.get("sec-websocket-protocol", "").partition(",")[0].strip()
+    return scheme if scheme.lower() in ("token", "bearer") else None
+
+
+def from_refusal(refused: Refused, language: str) -> ApiError:
+    """What a client is told when the model server didn't take its request."""
     if refused.status == 400 and refused.code == "LANGUAGE_NOT_ENABLED":
         return LanguageNotEnabled(refused.message, language, list(refused.languages))
     if refused.status == 400:
