@@ -23,6 +23,14 @@ class Work:
     decoded: int = field(default=0)
     words: int = 0
     aligning: bool = False
+    live: bool = False
+
+    @property
+    def window(self):
+        return self
+
+    def preempt(self):
+        self.encoded = 0.0
 
     @property
     def spelled(self):

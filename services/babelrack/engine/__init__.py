@@ -16,6 +16,7 @@ from babelrack.engine.window import (
     Transcribed,
     Window,
 )
+from babelrack.engine.words import stands_alone
 
 __all__ = [
     "CONCURRENCY",
@@ -35,4 +36,5 @@ __all__ = [
     "Task",
     "Transcribed",
     "Window",
+    "stands_alone",
 ]

@@ -166,6 +166,10 @@ class Engine:
             self._condition.notify()
         return sequence
 
+    def pieces(self, checkpoint: str, tokens: Iterable[int]) -> list[tuple[str, int]]:
+        """Text tokens of a checkpoint in pieces of whole characters: the text of each, and how many tokens it takes."""
+        return self._lanes[checkpoint].runner.vocabulary.pieces(list(tokens))
+
     def cancel(self, sequence: Sequence) -> None:
         """Stop caring for a window: it leaves the batch at the next step and its listener hears nothing more."""
         sequence.cancelled = True
@@ -255,7 +259,7 @@ class Engine:
 
     def _advance(self, lane: _Lane) -> bool:
         """Begin to encode, align what is decoded, decode a token of each window that can; returns whether any did."""
-        step = lane.scheduler.schedule(encode=self._encoding.free)
+        step = lane.scheduler.schedule(encode=self._encoding.free, encode_live=self._encoding.free_for_live)
         if step.encode:
             self._encoding.submit(EncodeJob(lane.runner, step.encode))
         self._encoding.share(decoding=bool(step.decode or step.align))

@@ -29,6 +29,9 @@ class Window:
         timestamps: whether segments get times; without, the window is one segment and decodes faster.
         stream: whether the listener gets `Spoken` events.
         words: whether segments carry their words with times, which a translation has none of.
+        live: whether somebody waits while speaking: it goes before all windows that are not.
+        prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
+        prefix_logprobs: what is known of them, one for each; without, they count as certain.
     """
 
     samples: npt.NDArray[np.int16]
@@ -39,6 +42,9 @@ class Window:
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    live: bool = False
+    prefix: tuple[int, ...] = ()
+    prefix_logprobs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:
@@ -47,6 +53,9 @@ class Window:
             raise EngineError("a window needs at least one language")
         if self.words and self.task == "translate":
             raise EngineError("a translation has no words with times; ask for them with the task transcribe")
+
+        if self.prefix_logprobs and len(self.prefix_logprobs) != len(self.prefix):
+            raise EngineError(f"{len(self.prefix)} prefix tokens have {len(self.prefix_logprobs)} log-probabilities")
 
     @property
     def seconds(self) -> float:

@@ -73,7 +73,7 @@ class Character:
     @property
     def stands_alone(self) -> bool:
         """Whether it is a word of its own, as its script has no spaces."""
-        return bool(_WITHOUT_SPACES.match(self.text)) and not self.text[0].isdigit()
+        return stands_alone(self.text)
 
     @property
     def opens(self) -> bool:
@@ -83,6 +83,11 @@ class Character:
 
 Spelling = list[Character]
 """The characters of a word, its punctuation and the space before it among them."""
+
+
+def stands_alone(character: str) -> bool:
+    """Whether a character is a word of its own, as its script has no spaces."""
+    return bool(_WITHOUT_SPACES.match(character)) and not character[0].isdigit()
 
 
 def characters(pieces: Sequence[str]) -> list[Character]:
