@@ -23,7 +23,8 @@ export class Microphone {
     }
     const microphone = new Microphone();
     try {
-      const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+      // What makes a call pleasant takes sounds away that a recogniser hears by; only the loudness is evened out.
+      const audio = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: true };
       microphone.#stream = await navigator.mediaDevices.getUserMedia({ audio });
       microphone.#context = new AudioContext();
       if (!RATES.includes(microphone.#context.sampleRate)) {
