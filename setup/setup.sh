@@ -133,7 +133,8 @@ javascript_package() {
     present npm || return 0
     [[ ! $home/package-lock.json -nt $home/node_modules/.package-lock.json ]] && return 0
     step "JavaScript package: ws, pinned in $home/package-lock.json"
-    npm ci --prefix $home --ignore-scripts --no-audit --no-fund >>"$LOG" 2>&1 ||
+    npm ci --prefix $home --ignore-scripts --no-audit --no-fund --fetch-retries=1 --fetch-retry-mintimeout=1000 \
+        >>"$LOG" 2>&1 ||
         note "npm failed (see $LOG); the JavaScript example's test will be skipped"
 }
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHROMIUM = shutil.which("chromium-headless-shell") or shutil.which("chromium")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 FLAGS = (
     "--headless",
     "--no-sandbox",  # which wants more than root in a container has; nothing but this project's page is loaded
