@@ -71,6 +71,7 @@ OPERATIONS = [
     ("POST", "/v1/audio/transcriptions"),
     ("POST", "/v1/audio/translations"),
     ("GET", "/waves/v1/jobs/{request_id}"),
+    ("GET", "/waves/v1/stt/live/{session_id}"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model}"),
     ("GET", "/health"),

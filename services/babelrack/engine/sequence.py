@@ -25,6 +25,7 @@ _MARGIN_SECONDS = 1.0
 _SHORTEST_SECONDS = 5.0
 _BUCKET_SECONDS = 1.0
 _LOOP_CHECK_TOKENS = 8
+_LAST_SECONDS = 0.5
 _MAX_PROMPT_TOKENS = 223
 # The start of transcript, language, task and timing, and the end; the prompt has a start of its own.
 _OPENING_TOKENS = 5
@@ -90,7 +91,8 @@ class Sequence:
         self._limit = quality.token_limit(window.seconds, text_positions - len(self._prompt) - _OPENING_TOKENS)
         own_length = encoder_seconds(window.seconds)
         self._own_seconds = own_length
-        self._tries = quality.tries(window.temperature, fits=own_length < MAX_SECONDS)
+        tries = quality.tries(window.temperature, fits=own_length < MAX_SECONDS)
+        self._tries = tries if window.retry else tries[:1]
         self._tried = 0
         self._best: Draft | None = None
         self._stream = TextStream(vocabulary) if window.stream else None
@@ -144,12 +146,21 @@ class Sequence:
         if len(draft.tokens) >= self._limit:
             draft.whole = False
             return True
+        if self.window.live and self._closes(draft.tokens):
+            return True
         if len(draft.tokens) % _LOOP_CHECK_TOKENS == 0 and self._loop_start() is not None:
             return True
         # What may be the start of a loop is not said aloud before it turns out not to be one.
         if self._stream is not None and self._loop_start(_LOOP_CHECK_TOKENS) is None:
             self._speak(last=False)
         return False
+
+    def _closes(self, tokens: list[int]) -> bool:
+        """Whether a segment ends where the window does: what is primed says it again after that, and nothing is left."""
+        vocabulary = self._vocabulary
+        if not vocabulary.is_timestamp(tokens[-1]) or len(tokens) < 2 or vocabulary.is_timestamp(tokens[-2]):
+            return False
+        return vocabulary.seconds(tokens[-1]) >= self.window.seconds - _LAST_SECONDS
 
     def concluded(self) -> bool:
         """Judge the try that ended; False when another try is begun.

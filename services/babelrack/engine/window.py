@@ -30,6 +30,7 @@ class Window:
         stream: whether the listener gets `Spoken` events.
         words: whether segments carry their words with times, which a translation has none of.
         live: whether somebody waits while speaking: it goes before all windows that are not.
+        retry: whether what looks wrong is tried again; a text that will soon be decoded anew isn't worth it.
         prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
         prefix_logprobs: what is known of them, one for each; without, they count as certain.
     """
@@ -43,6 +44,7 @@ class Window:
     stream: bool = False
     words: bool = False
     live: bool = False
+    retry: bool = True
     prefix: tuple[int, ...] = ()
     prefix_logprobs: tuple[float, ...] = ()
 

@@ -44,8 +44,8 @@ _FIRST: Final = SAMPLE_RATE
 """Audio of the first decode of a stretch: from less, a recogniser makes things up."""
 _TRIM_FROM: Final = 10 * SAMPLE_RATE
 """From this length on, the window's audio is dropped as far as its words are certain, …"""
-_TRIM_LEAST: Final = 5 * SAMPLE_RATE
-"""… at a pause that leaves at most this much before the window's end, if there is one."""
+_TRIM_TO: Final = (2 * SAMPLE_RATE, 5 * SAMPLE_RATE)
+"""… at a pause that leaves that much of it: of less, with the text before it as a prompt, the prompt is said again."""
 _FORCE_FROM: Final = 20 * SAMPLE_RATE
 """A window of this length is cut whether or not two hypotheses agree."""
 _FORCE_HOLD: Final = SAMPLE_RATE
@@ -251,6 +251,7 @@ class Stream:
                 timestamps=False,
                 words=words,
                 live=True,
+                retry=until == stretch.heard,
                 prefix=tuple(token for piece in prefix for token in piece.tokens),
                 prefix_logprobs=tuple(value for piece in prefix for value in piece.logprobs),
             )
@@ -269,7 +270,7 @@ class Stream:
         stretch.decoded = until
         self._until = until
         await self._split(stretch)
-        if long and not (stretch.closed and stretch.heard == until):
+        if long and until != stretch.heard:
             self._trim(stretch, until)
         if not (stretch.closed and stretch.heard == until):
             await self._tell_partial()
@@ -292,11 +293,11 @@ class Stream:
 
     def _trim(self, stretch: _Stretch, until: int) -> None:
         """Drop audio whose words are certain; where none are in a window that grows too long, some are made so."""
-        earliest = (until - _TRIM_LEAST) / SAMPLE_RATE
-        at = self._utterance.trim(earliest) or self._utterance.trim(0.0)
+        latest, earliest = ((until - left) / SAMPLE_RATE for left in _TRIM_TO)
+        at = self._utterance.trim(earliest, latest) or self._utterance.trim(0.0, latest)
         if at is None and until - stretch.start >= _FORCE_FROM:
             self._utterance.settle_until((until - _FORCE_HOLD) / SAMPLE_RATE)
-            at = self._utterance.trim(0.0) or until - _FORCE_HOLD
+            at = self._utterance.trim(0.0, latest) or until - _FORCE_HOLD
         if at is not None:
             stretch.start = max(stretch.start, min(at, until))
             self._forget()

@@ -122,8 +122,8 @@ class Utterance:
         """The window is over: what was heard in it stays, and the next begins anew."""
         self._commit(len(self._now.pieces))
 
-    def trim(self, earliest: float) -> int | None:
-        """Commit stable words, at the longest pause after one that ends after `earliest` seconds of the stream.
+    def trim(self, earliest: float, latest: float) -> int | None:
+        """Commit stable words, at the longest pause after one that ends from `earliest` to `latest` seconds.
 
         Returns:
             The sample after them at which the window goes on, None when there is no such word.
@@ -135,7 +135,7 @@ class Utterance:
             if count > self._now.stable or len(text_of(self._now.pieces[:count])) != offset:
                 continue
             after = words[index + 1][1].start if index + 1 < len(words) else word.end
-            if word.end >= earliest and (best is None or after - word.end >= best[0]):
+            if earliest <= word.end <= latest and (best is None or after - word.end >= best[0]):
                 best = (after - word.end, count, (word.end + after) / 2)
         if best is None:
             return None

@@ -38,6 +38,9 @@ PATHS: Mapping[str, Mapping[str, Option]] = {
     "/v1/listen/stream": options.LIVE_LISTEN,
 }
 
+_ABNORMAL = 1006
+_GRACE_SECONDS = 0.5
+
 log = structlog.get_logger(__name__)
 
 
@@ -107,6 +110,9 @@ class LiveEndpoint:
             farewell = None
             try:
                 farewell = await self._to_the_end(session, visit, request, kept, resumed)
+                await held.aclose()  # the key's place is free when its client hears of the end
+                if farewell.code != _ABNORMAL:
+                    await session.close(farewell)
             finally:
                 trace.end(forget=farewell is not None and not farewell.resumable)
 
@@ -121,14 +127,19 @@ class LiveEndpoint:
             return Unavailable(f"this server already has {most} live sessions; try again later.", code="OVERLOADED")
         self.sessions += 1
         held.callback(self._leave)
-        try:
-            await held.enter_async_context(self._here.limiter.admit(visit.key))
-        except LimitExceeded as error:
-            self._metrics.rate_limited.labels(error.kind).inc()
-            over = OverLimit(f"{error}.", retry_after=error.retry_after)
-            if error.kind == "rate":
-                raise over from None
-            return over
+        for patience in (_GRACE_SECONDS, 0.0):
+            try:
+                await held.enter_async_context(self._here.limiter.admit(visit.key))
+                break
+            except LimitExceeded as error:
+                if error.kind == "concurrency" and patience:
+                    await asyncio.sleep(patience)  # the key's last session may be about to end
+                    continue
+                self._metrics.rate_limited.labels(error.kind).inc()
+                over = OverLimit(f"{error}.", retry_after=error.retry_after)
+                if error.kind == "rate":
+                    raise over from None
+                return over
         return None
 
     def _leave(self) -> None:
@@ -151,7 +162,7 @@ class LiveEndpoint:
         self, session: Session, visit: Visit, request: StreamRequest, kept: Kept | None, resumed: Mapping[str, Any]
     ) -> Farewell:
         status = 500
-        farewell = Farewell(1006, "the client went away", CLIENT_GONE, resumable=True)
+        farewell = Farewell(_ABNORMAL, "the client went away", CLIENT_GONE, resumable=True)
         try:
             audio_from = 0.0
             if kept is not None:
@@ -181,8 +192,6 @@ class LiveEndpoint:
             if status == 500:
                 status = farewell.status
             await self._here.count_live(visit, status)
-        if farewell.code != 1006:
-            await session.close(farewell)
         log.info(
             "session",
             code=farewell.code,

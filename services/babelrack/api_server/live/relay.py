@@ -72,8 +72,9 @@ return {fixed, now, redis.call('LRANGE', KEYS[4], 0, -1), redis.call('GET', KEYS
 
 # KEYS: the same. ARGV: owner.
 FORGET = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]) end
-return 1
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+return redis.call('PUBLISH', KEYS[6], '')
 """
 
 log = structlog.get_logger(__name__)
@@ -292,6 +293,7 @@ class Relay:
             try:
                 async with asyncio.timeout(2 * DEADLINE_SECONDS):
                     await subscription.subscribe(self._keys(session_id)[-1])
+                    await subscription.get_message(timeout=DEADLINE_SECONDS)  # that it is subscribed
                     live = await self._redis.get(self._keys(session_id)[0])
             except (RedisError, OSError, TimeoutError) as error:
                 self._trip(error)
@@ -305,6 +307,8 @@ class Relay:
         try:
             while True:
                 message = await subscription.get_message(ignore_subscribe_messages=True, timeout=_SIGN_OF_LIFE_SECONDS)
+                if message is not None and not message["data"]:
+                    return
                 if message is not None:
                     yield message["data"].decode()
                 elif await redis.get(self._keys(session_id)[0]) is None:
