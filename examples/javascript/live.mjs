@@ -6,6 +6,7 @@
 //   arecord -q -f S16_LE -r 16000 -t raw | node live.mjs --language en -
 //
 // What is final goes to standard output, a line an utterance; what may still change goes to standard error.
+// Ctrl-C ends the speech, and the last words still come; a second one ends the program.
 
 import { createReadStream } from "node:fs";
 import { open, readFile } from "node:fs/promises";
@@ -76,13 +77,15 @@ async function header(path) {
 }
 
 /** A tenth of a second at a time, no faster than it is spoken. */
-async function* frames({ stream, rate }) {
+async function* frames(speech) {
+  const { stream, rate } = speech;
   const size = (rate * FRAME_MS * 2) / 1000;
   let held = Buffer.alloc(0);
   let due = performance.now();
   for await (const chunk of stream) {
     held = Buffer.concat([held, chunk]);
     while (held.length >= size) {
+      if (speech.over) return;
       yield held.subarray(0, size);
       held = held.subarray(size);
       // A source that is late, such as a microphone, isn't caught up with by sending faster later.
@@ -222,6 +225,9 @@ try {
   }
   const key = await readKey(asked["key-file"]);
   const speech = await speechOf(asked.source, asked.rate);
+  process.once("SIGINT", () => {
+    speech.over = true;
+  });
   await transcribe(sessionUrl(asked.gateway, asked.language, speech.rate), key, speech);
   process.exit(0); // standard input may still be open
 } catch (error) {

@@ -5,6 +5,7 @@
     arecord -q -f S16_LE -r 16000 -t raw | python live.py --language en -
 
 What is final goes to standard output, a line an utterance; what may still change goes to standard error.
+Ctrl-C ends the speech, and the last words still come; a second one ends the program.
 Needs Python 3.11 and the package websockets.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import wave
 from collections.abc import AsyncIterator
@@ -38,6 +40,7 @@ class Speech:
 
     def __init__(self, source: str, rate: int) -> None:
         self.rate = rate
+        self._over = False
         if source == "-":
             self._read = lambda samples: sys.stdin.buffer.read(samples * BYTES_A_SAMPLE)
             return
@@ -53,11 +56,15 @@ class Speech:
             )
         self._read = file.readframes
 
+    def end(self) -> None:
+        """Take what was read so far for all of it."""
+        self._over = True
+
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield a tenth of a second at a time, no faster than it is spoken."""
         clock = asyncio.get_running_loop().time
         due = clock()
-        while frame := await asyncio.to_thread(self._read, round(self.rate * FRAME_SECONDS)):
+        while not self._over and (frame := await asyncio.to_thread(self._read, round(self.rate * FRAME_SECONDS))):
             yield frame
             # A source that is late, such as a microphone, isn't caught up with by sending faster later.
             due = max(due + FRAME_SECONDS, clock() - FRAME_SECONDS)
@@ -184,7 +191,14 @@ def main() -> int:
     asked = parser.parse_args()
     try:
         key = read_key(asked.key_file)
-        asyncio.run(transcribe(asked.gateway, key, asked.language, Speech(asked.source, asked.sample_rate)))
+        speech = Speech(asked.source, asked.sample_rate)
+
+        def interrupted(*_: object) -> None:
+            speech.end()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, interrupted)
+        asyncio.run(transcribe(asked.gateway, key, asked.language, speech))
     except Trouble as trouble:
         print(f"live.py: {trouble}", file=sys.stderr)
         return 1

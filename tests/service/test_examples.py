@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from api_rig import ROOT, Rig
 from license_rig import PATIENCE, free_port
 
 from browser import CHROMIUM, Page, browser_page
-from speech import RATE, clip, encoded, score, silence
+from speech import RATE, clip, encoded, recording, score, silence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +86,24 @@ def test_a_client_takes_raw_samples_on_standard_input(client, pack):
     ended = run(client, pack, "--sample-rate", str(RATE), "-", input=said.samples().astype("<i2").tobytes())
     assert ended.returncode == 0, ended.stderr.decode()
     assert score([said.text], [ended.stdout.decode()]).wer <= 0.15
+
+
+@clients
+def test_an_interrupted_client_still_prints_the_last_words(client, pack, tmp_path):
+    long = recording(150)
+    wav = encoded(long.samples, tmp_path / "long.wav")
+    command = [*client, "--gateway", pack.api.url, "--language", "en", str(wav)]
+    process = subprocess.Popen(
+        command, env={"BABELRACK_KEY": pack.key}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        partial = process.stderr.readline().strip()
+        process.send_signal(signal.SIGINT)
+        said, complaint = process.communicate(timeout=2 * PATIENCE)
+    assert partial
+    assert process.returncode == 0, complaint
+    assert said.startswith(long.text.partition(" ")[0])
+    assert len(said.split()) < len(long.text.split()) / 2
 
 
 @clients
