@@ -22,6 +22,7 @@ from babelrack.engine import EngineError, Window
 from babelrack.model_server.agreement import pieces
 from babelrack.model_server.decoding import EngineFailed, Found, decode
 from babelrack.model_server.endpointing import Closed, Cut, Endpointer, Opened, Paused, Resumed, Speech
+from babelrack.model_server.keywords import KeywordTrees
 from babelrack.model_server.utterance import Utterance
 from babelrack.pairing import SAMPLE_RATE, Finalize, Partial, SpeechEnded, SpeechStarted, StreamDone, Word
 from babelrack.pairing import Final as FinalText
@@ -118,7 +119,9 @@ class Stream:
         self._route = route
         self._routing = routing
         self._engine = engine
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._send = send
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._probability = SpeechProbability(voice)
         self._endpointer = Endpointer(
             endpointing=request.endpointing, eou_timeout_ms=request.eou_timeout_ms, bounded=request.bounded
@@ -286,10 +289,10 @@ class Stream:
 
         checkpoint = self._utterance.checkpoint if self._fixed else self._route.checkpoint
         try:
-            return await decode(self._engine, self._routing, checkpoint, window, hear)
+            return await decode(self._engine, self._routing, checkpoint, window, hear, self._keywords)
         except EngineFailed:
             # What failed may have been another window of the batch.
-            return await decode(self._engine, self._routing, checkpoint, window, hear)
+            return await decode(self._engine, self._routing, checkpoint, window, hear, self._keywords)
 
     def _trim(self, stretch: _Stretch, until: int) -> None:
         """Drop audio whose words are certain; where none are in a window that grows too long, some are made so."""
