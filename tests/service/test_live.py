@@ -122,6 +122,11 @@ async def test_a_handshake_needs_a_key_and_a_browser_s_way_to_send_one_is_taken(
             pass
 
 
+async def test_a_handshake_as_long_as_ten_thousand_keywords_fits(rig):
+    async with rig.session(unknown="x" * 60_000) as live:
+        assert (await live.close())[-1]["is_last"]
+
+
 async def test_options_reach_the_model_server(rig):
     options = {"endpointing": "false", "eou_timeout_ms": "500", "max_words": "7", "word_timestamps": "true"}
     async with rig.session(**options):
