@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import accuracy, isolation, long_file, report, resources, throughput, words, workload
+from bench import accuracy, isolation, keywords, long_file, report, resources, throughput, words, workload
 from bench.environments import EnvironmentFailed
 from bench.live import measure
 from bench.live import report as live_report
@@ -29,13 +29,14 @@ class Experiment(StrEnum):
     THROUGHPUT = "throughput"
     ACCURACY = "accuracy"
     WORDS = "words"
+    KEYWORDS = "keywords"
     LONG_FILE = "long-file"
     RESOURCES = "resources"
     ISOLATION = "isolation"
     LIVE = "live"
 
 
-OF_SYSTEMS = {Experiment.THROUGHPUT, Experiment.ACCURACY, Experiment.WORDS, Experiment.LONG_FILE}
+OF_SYSTEMS = {Experiment.THROUGHPUT, Experiment.ACCURACY, Experiment.WORDS, Experiment.KEYWORDS, Experiment.LONG_FILE}
 
 
 def main(
@@ -113,13 +114,16 @@ def _system(
     results: Results, name: str, wanted: set[Experiment], lengths: Sequence[int], at_once: Sequence[int]
 ) -> None:
     times_words = Experiment.WORDS in wanted and SYSTEMS[name].words
-    if wanted & {Experiment.THROUGHPUT, Experiment.ACCURACY} or times_words:
+    listens = Experiment.KEYWORDS in wanted and name == keywords.SYSTEM
+    if wanted & {Experiment.THROUGHPUT, Experiment.ACCURACY} or times_words or listens:
         with Process(name, results.threads, _say) as process:
             results.versions |= process.versions
             if Experiment.ACCURACY in wanted:
                 results.accuracy.append(accuracy.measure(process, _say, quick=results.quick))
             if times_words:
                 results.words.append(words.measure(process, _say, quick=results.quick))
+            if listens:
+                results.keywords = keywords.measure(process, _say, quick=results.quick)
             if Experiment.THROUGHPUT in wanted:
                 results.throughput += throughput.measure(process, lengths, at_once, _say, quick=results.quick)
     if Experiment.LONG_FILE in wanted and SYSTEMS[name].long:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from bench import report, words, workload
+from bench import keywords, report, words, workload
 from bench.accuracy import scored
 from bench.goals import goals
 from bench.isolation import Isolation
+from bench.keywords import Keywords
 from bench.live import speech as live_speech
 from bench.live import timeline
 from bench.load import wav
@@ -85,6 +86,13 @@ def test_times_of_words_are_judged_by_the_median_of_their_errors_and_by_what_the
     assert [goal.reached for goal in goals(results(words=[replace(theirs, system="engine")]))] == [False, False]
 
 
+@pytest.mark.parametrize(("step_s", "reached"), [(0.0104, True), (0.0106, False)])
+def test_keywords_are_judged_by_what_they_add_to_a_decode_step(step_s, reached):
+    (goal,) = goals(results(keywords=Keywords(10_000, 0.3, step_s, 0.01)))
+    assert goal.reached is reached
+    assert len({phrase for phrase, _ in keywords.phrases(10_000)}) == 10_000
+
+
 def test_the_neighbours_latency_and_failures_decide_on_isolation():
     measured = results(isolation=Isolation(200, 60, alone_s=0.5, during_s=1.2, failures=1, busy={"200": 5, "503": 9}))
     assert [goal.reached for goal in goals(measured)] == [False, False]
@@ -101,6 +109,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
         throughput=cells(engine=[1.0, 2.0]),
         accuracy=[scored(REFERENCE, requests := workload.scored(quick=True), [request.text for request in requests])],
         words=[words.scored("engine", [0.1, -0.2, 0.3], 10.0, 12.0)],
+        keywords=Keywords(10_000, 0.3, 0.01, 0.02),
         resources=Resources(3, 5.0, 10**9, 2 * 10**9),
         isolation=Isolation(200, 60, 0.5, 0.6, 0, {"200": 5}),
         versions={"torch": "2"},

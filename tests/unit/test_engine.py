@@ -6,7 +6,19 @@ import threading
 import numpy as np
 import pytest
 
-from babelrack.engine import Detected, Engine, EngineError, EngineOptions, Lost, Spoken, Transcribed, Window, quality
+from babelrack.engine import (
+    Detected,
+    Engine,
+    EngineError,
+    EngineOptions,
+    Keywords,
+    Lost,
+    Spoken,
+    Transcribed,
+    Window,
+    quality,
+)
+from babelrack.engine.tokens import Vocabulary
 from speech import TimedWord, boundary_errors, clip, clips, score
 
 
@@ -98,6 +110,82 @@ def test_words_are_those_of_their_segment_in_order_inside_the_audio(engine):
         assert all(0 < word.probability <= 1 for word in found), each.file
         for segment in answer.segments:
             assert "".join(word.text for word in segment.words).split() == segment.text.split()
+
+
+# Not said in any fixture, though some sound a little like what is.
+UNSPOKEN = (
+    "Blackwell Jensen_Huang Siobhan Babelrack Thornquist Nokomis Kubernetes Riverton Winterbourne Appleby Bridgewater "
+    "Montessori Windowpane Grandma_Moses Kitchener Foggerty Sailor_Moon Lemonade Trainline Ríoja Giovanni Surabaya"
+)
+RARE = [("en-name", "Velcoria"), ("es-name", "Xiomara")]
+
+
+def phrases(text, intensifier):
+    return [(phrase.replace("_", " "), intensifier) for phrase in text.split()]
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize(("name", "word"), RARE)
+def test_a_rare_name_that_is_missed_is_found_when_it_is_a_keyword(engine, name, word, timestamps):
+    plain = Heard(engine, window(name, timestamps=timestamps)).answer()
+    assert word not in plain.text
+    for others in ([], phrases(UNSPOKEN, 2.0)):
+        keywords = engine.keywords("base", [*others, (word, 2.0)])
+        heard = Heard(engine, window(name, timestamps=timestamps, stream=True, words=True, keywords=keywords))
+        answer = heard.answer()
+        assert word in answer.text
+        assert word in [each.text.strip(" .,") for each in heard_words(answer)]
+        assert "".join(event.text for event in heard.events if isinstance(event, Spoken)).strip() == answer.text.strip()
+
+
+def test_keywords_that_nobody_says_are_not_invented_and_cost_no_word(engine):
+    chosen = [c for c in clips() if c.seconds < 5]
+
+    def texts(keywords=None):
+        asked = [Heard(engine, Window(c.samples(), (c.language or "en",), keywords=keywords)) for c in chosen]
+        return [one.answer().text for one in asked]
+
+    def errors(heard):
+        pairs = [(c.text, text) for c, text in zip(chosen, heard, strict=True) if c.scored]
+        return score(*zip(*pairs, strict=True)).errors
+
+    plain = errors(texts())
+    for intensifier in (1.0, 3.0):
+        unspoken = phrases(UNSPOKEN, intensifier)
+        boosted = texts(engine.keywords("base", unspoken))
+        assert not [(phrase, text) for phrase, _ in unspoken for text in boosted if phrase.lower() in text.lower()]
+        assert errors(boosted) <= plain
+
+
+def test_what_is_told_of_a_texts_likelihood_is_not_boosted(engine):
+    keywords = engine.keywords("base", [("window", 10.0), ("please", 10.0)])
+    plain = Heard(engine, window("en-3s-b")).answer()
+    boosted = Heard(engine, window("en-3s-b", keywords=keywords)).answer()
+    assert boosted.text == plain.text
+    assert boosted.logprobs == pytest.approx(plain.logprobs, abs=0.02)
+    assert boosted.avg_logprob == pytest.approx(plain.avg_logprob, abs=0.02)
+
+
+def test_keywords_act_at_a_temperature_too_and_only_on_their_own_window(engine):
+    keywords = engine.keywords("base", [("Velcoria", 10.0)])
+    alone = Heard(engine, window("en-3s-a")).answer()
+    hot = Heard(engine, window("en-name", keywords=keywords, temperature=0.2))
+    beside = Heard(engine, window("en-3s-a"))
+    assert "Velcoria" in hot.answer().text
+    assert beside.answer().text == alone.text
+
+
+def test_keywords_go_along_when_the_language_is_detected(engine):
+    keywords = engine.keywords("base", [("Xiomara", 2.0)])
+    heard = Heard(engine, window("es-name", "en", "es", keywords=keywords))
+    assert "Xiomara" in heard.answer().text
+    assert isinstance(heard.events[0], Detected)
+
+
+def test_keywords_of_another_checkpoint_are_refused(checkpoint, engine):
+    other = Keywords([("Velcoria", 1.0)], Vocabulary(checkpoint))
+    with pytest.raises(EngineError, match="keywords are of another checkpoint"):
+        engine.submit("base", window("en-3s-a", keywords=other), print)
 
 
 def test_words_that_nobody_asked_for_cost_nothing(engine, monkeypatch):

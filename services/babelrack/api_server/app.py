@@ -42,7 +42,7 @@ from babelrack.api_server.openai import (
     Transcription,
     VerboseTranscription,
 )
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, PULSE_BODY, STT, TRANSLATIONS
 from babelrack.api_server.outbound import Outbound
 from babelrack.api_server.pair import Pair
 from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints, pulse_json
@@ -200,7 +200,7 @@ def _keys(settings: Settings, secrets: Secrets) -> KeyFile:
 
 
 def _add_pulse(app: FastAPI, pulse: PulseEndpoints) -> None:
-    bodies = (openapi.raw_audio(), openapi.form("file"), openapi.url())
+    bodies = (openapi.raw_audio(), openapi.form("file", PULSE_BODY), openapi.url(PULSE_BODY))
     app.add_api_route(
         "/waves/v1/pulse/get_text",
         pulse.get_text,

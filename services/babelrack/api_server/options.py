@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from babelrack.api_server.errors import BadRequest
 from babelrack.api_server.jobs.webhook import METHODS
+from babelrack.pairing.messages import HIGHEST_INTENSIFIER, LONGEST_KEYWORD, MOST_KEYWORD_BYTES, MOST_KEYWORDS
 from babelrack.writing import NUMERAL_LANGUAGES
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ Schema = dict[str, Any]
 _MOST_PARAMETERS = 64
 _LANGUAGE = re.compile(r"[a-z][a-z0-9_-]{1,31}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
+_INTENSIFIER = re.compile(r"(10(\.0{1,9})?|[0-9](\.[0-9]{1,9})?)")
+_NO_PHRASE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,3})?")
 
 ENCODINGS = ("linear16", "linear32", "alaw", "mulaw", "opus", "ogg_opus")
@@ -178,6 +181,56 @@ def text(name: str, longest: int, description: str) -> Option:
     return Option(name=name, parse=parse, schema={"type": "string", "maxLength": longest}, description=description)
 
 
+def keywords() -> Option:
+    """Phrases to expect, each with an intensifier: a tuple of both."""
+
+    def parse(value: str) -> tuple[tuple[str, float], ...]:
+        if not value:
+            return ()
+        entries = value.split(",")
+        if len(entries) > MOST_KEYWORDS:
+            raise refused(f"takes at most {MOST_KEYWORDS:,} phrases, not {len(entries):,}.")
+        found = tuple(map(entry, entries))
+        if sum(len(phrase.encode()) for phrase, _ in found) > MOST_KEYWORD_BYTES:
+            raise refused(f"takes phrases of at most {MOST_KEYWORD_BYTES // 1024} KiB together; send fewer.")
+        return found
+
+    def entry(text: str) -> tuple[str, float]:
+        phrase, colon, intensifier = text.partition(":")
+        phrase, intensifier = phrase.strip(" "), intensifier.strip(" ")
+        if not phrase:
+            raise refused(f"has an empty phrase at {shown(text)}; write Blackwell:1,Jensen Huang:2.")
+        if len(phrase) > LONGEST_KEYWORD:
+            raise refused(f"takes phrases of at most {LONGEST_KEYWORD} characters, not {len(phrase)}: {shown(phrase)}.")
+        if _NO_PHRASE.search(phrase):
+            raise refused(f"takes phrases without control characters, not {shown(phrase)}.")
+        if not colon:
+            return phrase, 1.0
+        if not _INTENSIFIER.fullmatch(intensifier) or float(intensifier) > HIGHEST_INTENSIFIER:
+            raise refused(
+                f"takes a number from 0 to {HIGHEST_INTENSIFIER:g} after a phrase's colon, not {shown(intensifier)}; "
+                "a phrase itself has no colon."
+            )
+        return phrase, float(intensifier)
+
+    def refused(fault: str) -> BadRequest:
+        return BadRequest(f"keywords {fault}", param="keywords")
+
+    one = rf" *[^ ,:\x00-\x1f\x7f][^,:\x00-\x1f\x7f]{{0,{LONGEST_KEYWORD - 1}}} *(: *{_INTENSIFIER.pattern} *)?"
+    return Option(
+        name="keywords",
+        parse=parse,
+        schema={"type": "string", "pattern": f"^({one}(,{one})*)?$", "default": ""},
+        description=(
+            "Phrases to expect, with commas between them, each with a colon and an intensifier if it isn't 1: "
+            f"`Blackwell:1,Jensen Huang:2`. At most {MOST_KEYWORDS:,} phrases of {LONGEST_KEYWORD} characters; "
+            f"intensifiers from 0, without effect, to {HIGHEST_INTENSIFIER:g}; 1 to 3 are advised."
+        ),
+        default=(),
+        feature=True,
+    )
+
+
 def webhook(name: str) -> Option:
     """A URL to deliver the answer to; empty is none."""
     option = text(name, 8192, "Answer at once, and deliver the transcript to this http(s) URL when it is there.")
@@ -305,11 +358,14 @@ PULSE = _table(
     flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words and utterances."),
     *REWRITTEN,
-    later_text("keywords", "Words to listen for."),
+    keywords(),
     webhook("webhook_url"),
     choice("webhook_method", METHODS, "How to deliver it.", default="POST"),
     text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
+
+# More keywords than a request line holds come with the body instead.
+PULSE_BODY = _table(keywords())
 
 _MODEL = choice("model", ("pulse",), "the right value is pulse.", required=True)
 
@@ -320,7 +376,7 @@ LISTEN = _table(
     *WRITTEN_FORM,
     flag("timestamps", "`true` fills words[].", default=False, feature=True),
     later_flag("diarize", "Speakers on words."),
-    later_text("keywords", "Words to listen for."),
+    keywords(),
     webhook("callback_url"),
 )
 
@@ -350,7 +406,7 @@ LIVE = _table(
     ),
     later_flag("diarize", "Speakers on words and utterances."),
     *REWRITTEN,
-    later_text("keywords", "Words to listen for."),
+    keywords(),
     matching(
         "external_session_id",
         r"[A-Za-z0-9_.-]{1,128}",

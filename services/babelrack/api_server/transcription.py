@@ -38,7 +38,7 @@ from babelrack.pairing import (
     Segment,
     Word,
 )
-from babelrack.pairing.messages import MAX_FRAME_BYTES
+from babelrack.pairing.messages import MAX_FRAME_BYTES, Keywords
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -250,7 +250,7 @@ class Transcriber:
         """Raise BadRequest when no audio may be fetched from `url`."""
         await self._fetcher.check(url)
 
-    async def transcript(self, visit: Visit, source: Source, *, words: bool) -> Transcript:
+    async def transcript(self, visit: Visit, source: Source, *, words: bool, keywords: Keywords = ()) -> Transcript:
         """The whole transcript of `source` in the visit's language; segments have no times, words have when asked."""
         request = Request(
             request_id=visit.request_id,
@@ -258,6 +258,7 @@ class Transcriber:
             language=visit.language,
             timestamps=False,
             words=words,
+            keywords=keywords,
         )
         return await self.transcribe(visit, request, source)
 

@@ -2,6 +2,7 @@
 
 from babelrack.engine.engine import CONCURRENCY, Engine, EngineOptions, Load
 from babelrack.engine.errors import EngineError
+from babelrack.engine.keywords import Keywords
 from babelrack.engine.weights import Precision
 from babelrack.engine.window import (
     MAX_SECONDS,
@@ -26,6 +27,7 @@ __all__ = [
     "EngineError",
     "EngineOptions",
     "Event",
+    "Keywords",
     "Listener",
     "Load",
     "Lost",

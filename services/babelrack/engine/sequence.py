@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from babelrack.engine import quality, words
 from babelrack.engine.errors import EngineError
@@ -19,6 +20,9 @@ from babelrack.engine.window import (
     Transcribed,
     Window,
 )
+
+if TYPE_CHECKING:
+    from babelrack.engine.keywords import State
 
 _SHORT_SECONDS = 7.0
 _MARGIN_SECONDS = 1.0
@@ -69,6 +73,7 @@ class Sequence:
         feed: tokens that the next step puts there.
         start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
         draft: what the try that runs has said.
+        phrases: the state of the window's keywords after that.
         aligning: whether its text is final, and only the times of its words are missing.
     """
 
@@ -100,6 +105,7 @@ class Sequence:
         self.no_speech_prob = 0.0
         self.draft = self._primed()
         self._given = len(self.draft.tokens)
+        self.phrases: State = ()
         self.position = 0
         self.feed: list[int] = []
         self.start_row: int | None = None
@@ -114,9 +120,10 @@ class Sequence:
     def timed(self) -> bool:
         """Whether the decode says times: where asked for, and in short windows, which they keep from looping.
 
-        Of clips of 3 s, a fifth loop without times at the length that they are encoded at; with times none does.
+        Of clips of 3 s, a fifth loop without times at the length that they are encoded at; with times none does. One
+        that is primed has no times in its prefix, and after the first it may say that all over again.
         """
-        return self.window.timestamps or self.window.seconds < _SHORT_SECONDS
+        return self.window.timestamps or (self.window.seconds < _SHORT_SECONDS and not self.window.prefix)
 
     @property
     def needs_audio(self) -> bool:
@@ -142,6 +149,8 @@ class Sequence:
             return True
         draft.tokens.append(token)
         draft.logprobs.append(logprob)
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after([token], self.phrases)
         self.feed = [token]
         if len(draft.tokens) >= self._limit:
             draft.whole = False
@@ -156,7 +165,7 @@ class Sequence:
         return False
 
     def _closes(self, tokens: list[int]) -> bool:
-        """Whether a segment ends where the window does: what is primed says it again after that, and nothing is left."""
+        """Whether a segment ends where the window does, and nothing is left to be said."""
         vocabulary = self._vocabulary
         if not vocabulary.is_timestamp(tokens[-1]) or len(tokens) < 2 or vocabulary.is_timestamp(tokens[-2]):
             return False
@@ -213,6 +222,8 @@ class Sequence:
 
     def _refeed(self) -> None:
         """Fill an empty cache with all that the draft has."""
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after(self.draft.tokens)
         self.position = 0
         self.feed = [*self._prompt, self._vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)

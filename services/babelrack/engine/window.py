@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from babelrack.engine.keywords import Keywords
+
 MAX_SECONDS = 30.0
 Task = Literal["transcribe", "translate"]
 
@@ -29,6 +31,7 @@ class Window:
         timestamps: whether segments get times; without, the window is one segment and decodes faster.
         stream: whether the listener gets `Spoken` events.
         words: whether segments carry their words with times, which a translation has none of.
+        keywords: phrases to expect, as `Engine.keywords` makes them of a list.
         live: whether somebody waits while speaking: it goes before all windows that are not.
         retry: whether what looks wrong is tried again; a text that will soon be decoded anew isn't worth it.
         prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
@@ -43,6 +46,7 @@ class Window:
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    keywords: Keywords | None = None
     live: bool = False
     retry: bool = True
     prefix: tuple[int, ...] = ()

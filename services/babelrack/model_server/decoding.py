@@ -11,6 +11,7 @@ from babelrack.engine import Detected, Engine, Event, Lost, Spoken, Transcribed,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from babelrack.model_server.keywords import KeywordTrees
     from babelrack.model_server.routing import Routing
 
 _SCRIPTS_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
@@ -38,7 +39,12 @@ class Decoded:
 
 
 async def decode(
-    engine: Engine, routing: Routing, checkpoint: str, window: Window, hear: Callable[[Found | Spoken], None]
+    engine: Engine,
+    routing: Routing,
+    checkpoint: str,
+    window: Window,
+    hear: Callable[[Found | Spoken], None],
+    keywords: KeywordTrees,
 ) -> Decoded:
     """Decode `window`, with another checkpoint where the detected language has it.
 
@@ -48,6 +54,7 @@ async def decode(
     Raises:
         EngineFailed: when the window is lost.
     """
+    window = replace(window, keywords=await keywords.of(checkpoint))
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
 
@@ -63,7 +70,8 @@ async def decode(
                     hear(Found(language, probability, serving))
                     if serving != checkpoint:
                         engine.cancel(sequence)
-                        return await decode(engine, routing, serving, replace(window, languages=(language,)), hear)
+                        window = replace(window, languages=(language,))
+                        return await decode(engine, routing, serving, window, hear, keywords)
                 case Spoken() as spoken:
                     hear(spoken)
                 case Transcribed() as answer:

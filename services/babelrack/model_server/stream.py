@@ -22,6 +22,7 @@ from babelrack.engine import EngineError, Window
 from babelrack.model_server.agreement import pieces
 from babelrack.model_server.decoding import EngineFailed, Found, decode
 from babelrack.model_server.endpointing import Closed, Cut, Endpointer, Opened, Paused, Resumed, Speech
+from babelrack.model_server.keywords import KeywordTrees
 from babelrack.model_server.utterance import Utterance
 from babelrack.pairing import SAMPLE_RATE, Finalize, Partial, SpeechEnded, SpeechStarted, StreamDone, Word
 from babelrack.pairing import Final as FinalText
@@ -42,10 +43,12 @@ _STEP: Final = SAMPLE_RATE // 2
 """Speech that is new since the last decode, for the next to be worth it."""
 _FIRST: Final = SAMPLE_RATE
 """Audio of the first decode of a stretch: from less, a recogniser makes things up."""
-_TRIM_FROM: Final = 10 * SAMPLE_RATE
+_HOLD_WORDS: Final = 2
+"""The last words before the audio's end are not certain, even if two hypotheses agree: both may guess."""
+_TRIM_FROM: Final = 12 * SAMPLE_RATE
 """From this length on, the window's audio is dropped as far as its words are certain, …"""
-_TRIM_TO: Final = (2 * SAMPLE_RATE, 5 * SAMPLE_RATE)
-"""… at a pause that leaves that much of it: of less, with the text before it as a prompt, the prompt is said again."""
+_TRIM_TO: Final = (4 * SAMPLE_RATE, 7 * SAMPLE_RATE)
+"""… at a pause that leaves that much of it: shorter windows are misread, and say the text before them again."""
 _FORCE_FROM: Final = 20 * SAMPLE_RATE
 """A window of this length is cut whether or not two hypotheses agree."""
 _FORCE_HOLD: Final = SAMPLE_RATE
@@ -118,6 +121,7 @@ class Stream:
         self._route = route
         self._routing = routing
         self._engine = engine
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._send = send
         self._probability = SpeechProbability(voice)
         self._endpointer = Endpointer(
@@ -266,6 +270,7 @@ class Stream:
             pieces(self._engine.pieces(decoded.checkpoint, tokens), tokens, answer.logprobs),
             [word for segment in answer.segments for word in segment.words],
             start,
+            hold=_HOLD_WORDS,
         )
         stretch.decoded = until
         self._until = until
@@ -286,10 +291,10 @@ class Stream:
 
         checkpoint = self._utterance.checkpoint if self._fixed else self._route.checkpoint
         try:
-            return await decode(self._engine, self._routing, checkpoint, window, hear)
+            return await decode(self._engine, self._routing, checkpoint, window, hear, self._keywords)
         except EngineFailed:
             # What failed may have been another window of the batch.
-            return await decode(self._engine, self._routing, checkpoint, window, hear)
+            return await decode(self._engine, self._routing, checkpoint, window, hear, self._keywords)
 
     def _trim(self, stretch: _Stretch, until: int) -> None:
         """Drop audio whose words are certain; where none are in a window that grows too long, some are made so."""

@@ -12,6 +12,7 @@ from babelrack.audio.windows import Window as Cut
 from babelrack.audio.windows import WindowCutter
 from babelrack.engine import Spoken, Window
 from babelrack.model_server.decoding import EngineFailed, Found, decode, separator
+from babelrack.model_server.keywords import KeywordTrees
 from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Word
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Transcription:
         self._candidates = route.languages
         self._language = route.languages[0] if len(route.languages) == 1 else None
         self._probability = 1.0
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._room = asyncio.Semaphore(_WINDOWS_IN_FLIGHT)
         self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
         self._windows = 0
@@ -137,7 +139,7 @@ class Transcription:
                 part.said.append(event.text)
                 part.news.set()
 
-        return (await decode(self._engine, self._routing, self._checkpoint, window, hear)).answer
+        return (await decode(self._engine, self._routing, self._checkpoint, window, hear, self._keywords)).answer
 
     def _keep(self, part: _Part, answer: Transcribed, offset: float, until: float) -> None:
         kept = [segment for segment in answer.segments if segment.end <= until]

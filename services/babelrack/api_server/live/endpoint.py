@@ -236,4 +236,5 @@ def _request(
         max_words=wanted["max_words"] if wanted["finalize_on_words"] else None,
         bounded=wanted["finalize_on_words"],
         words=words,
+        keywords=wanted["keywords"],
     )
