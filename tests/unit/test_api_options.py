@@ -73,7 +73,6 @@ def test_booleans_are_exactly_true_and_false(value):
 
 
 LATER = [
-    *((table, "diarize", "true") for table in ("pulse", "stt", "listen")),
     *((table, "keywords", "x") for table in ("pulse", "listen")),
     ("openai", "include[]", "logprobs"),
 ]

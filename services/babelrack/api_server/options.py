@@ -71,20 +71,6 @@ def flag(name: str, description: str, *, default: bool, feature: bool = False) -
     return Option(name=name, parse=parse, schema=schema, description=description, default=default, feature=feature)
 
 
-def later_flag(name: str, description: str) -> Option:
-    """A flag whose `true` is not available in this version."""
-
-    def parse(value: str) -> bool:
-        if value == "true":
-            raise _not_available(name)
-        if value != "false":
-            raise BadRequest(f"{name} takes true or false, not {shown(value)}.", param=name)
-        return False
-
-    schema = {"type": "string", "enum": ["false"], "default": "false"}
-    return Option(name=name, parse=parse, schema=schema, description=_later(description), default=False)
-
-
 def later_text(name: str, description: str, *, default: str = "") -> Option:
     """An option that is not available in this version unless it has its default value."""
 
@@ -256,7 +242,13 @@ PULSE = _table(
     *SOURCE,
     *WRITTEN_FORM,
     flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
-    later_flag("diarize", "Speakers on words and utterances."),
+    flag(
+        "diarize",
+        "`true` says who speaks on words[] and utterances[], which `word_timestamps` fills; refused where the "
+        "deployment has no speaker model.",
+        default=False,
+        feature=True,
+    ),
     flag(
         "itn_normalize",
         f"`true` writes spoken numbers, dates and currency in numerals, in {', '.join(NUMERAL_LANGUAGES)}.",
@@ -291,7 +283,12 @@ LISTEN = _table(
     *SOURCE,
     *WRITTEN_FORM,
     flag("timestamps", "`true` fills words[].", default=False, feature=True),
-    later_flag("diarize", "Speakers on words."),
+    flag(
+        "diarize",
+        "`true` says who speaks on words[], which `timestamps` fills; refused where there is no speaker model.",
+        default=False,
+        feature=True,
+    ),
     later_text("keywords", "Words to listen for."),
     webhook("callback_url"),
 )

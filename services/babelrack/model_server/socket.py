@@ -99,6 +99,8 @@ def _admissible(request: Request, server: ModelServer) -> tuple[Loaded, Route]:
     status, reason = server.status
     if status != "healthy" or server.loaded is None:
         raise _Refused(status.upper(), reason or "the model server is not ready")
+    if request.diarize and server.loaded.diarizer is None:
+        raise _Refused("BAD_REQUEST", "this model server has no speaker model; set its SPEAKER_MODEL_URL")
     try:
         return server.loaded, server.loaded.routing.route(request.language)
     except NotEnabled as error:
@@ -121,7 +123,9 @@ async def _serve(
 
     async def work() -> None:
         await turn()
-        transcription = Transcription(request, route, loaded.routing, loaded.engine, loaded.voice, send)
+        transcription = Transcription(
+            request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer
+        )
         try:
             await transcription.run(_audio(frames))
         except (EngineFailed, EngineError) as error:

@@ -34,7 +34,7 @@ class CheckpointHealth(Message):
 
 
 class ModelHealth(Message):
-    """What `GET /health` of a model server answers."""
+    """What `GET /health` of a model server answers; `features` are what not every model server has: `diarize`."""
 
     status: ModelStatus
     reason: str | None = None
@@ -47,13 +47,15 @@ class ModelHealth(Message):
     uptime_s: float
     license: str | None = None
     checkpoints: list[CheckpointHealth] = []
+    features: list[str] = []
 
 
 class Request(Message):
     """What is wanted of the audio that follows.
 
     Without `timestamps` a segment is a whole window, of up to 30 s, which decodes faster. With `stream`, text comes as
-    it is decoded. With `words`, segments of a transcript carry their words; a translation has none.
+    it is decoded. With `words`, segments of a transcript carry their words; a translation has none. With `diarize`,
+    turns come after the last segment.
     """
 
     request_id: str = Field(max_length=128)
@@ -65,6 +67,7 @@ class Request(Message):
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    diarize: bool = False
 
 
 class StreamRequest(Message):
@@ -127,13 +130,16 @@ class Delta(Message):
 class Word(Message):
     """A word with its punctuation and the space before it; the words of a request concatenate to its transcript.
 
-    Times in seconds from the start of the audio, `probability` from 0 to 1.
+    Times in seconds from the start of the audio, `probability` from 0 to 1. `speaker`, counted from 0, and
+    `speaker_confidence` from 0 to 1 are there where somebody has asked who speaks.
     """
 
     word: str
     start: float
     end: float
     probability: float
+    speaker: int | None = None
+    speaker_confidence: float | None = None
 
 
 class Segment(Message):
@@ -150,6 +156,19 @@ class Segment(Message):
     compression_ratio: float
     temperature: float
     words: list[Word] = []
+
+
+class Turn(Message):
+    """From `start` to `end`, in seconds, that speaker is heard, counted from 0 in the order of their first words.
+
+    Turns come in the order of time, after the last segment, because speakers are found over the whole audio.
+    """
+
+    type: Literal["turn"] = "turn"
+    start: float
+    end: float
+    speaker: int
+    confidence: float
 
 
 class Done(Message):
@@ -248,7 +267,7 @@ class Finalize(Message):
     type: Literal["finalize"] = "finalize"
 
 
-ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
+ModelEvent = LanguageDetected | Delta | Segment | Turn | Done | Failed
 StreamEvent = SpeechStarted | SpeechEnded | Partial | Final | StreamDone | Failed
 _Any = (
     Accepted
@@ -256,6 +275,7 @@ _Any = (
     | LanguageDetected
     | Delta
     | Segment
+    | Turn
     | Done
     | SpeechStarted
     | SpeechEnded
