@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import accuracy, isolation, long_file, report, resources, throughput, words, workload
+from bench import accuracy, isolation, keywords, long_file, report, resources, throughput, words, workload
 from bench.environments import EnvironmentFailed
+from bench.live import measure
+from bench.live import report as live_report
+from bench.live.client import StreamFailed
 from bench.process import Process, SystemFailed
 from bench.rack import RackFailed
 from bench.results import LATEST, Results
@@ -26,12 +29,14 @@ class Experiment(StrEnum):
     THROUGHPUT = "throughput"
     ACCURACY = "accuracy"
     WORDS = "words"
+    KEYWORDS = "keywords"
     LONG_FILE = "long-file"
     RESOURCES = "resources"
     ISOLATION = "isolation"
+    LIVE = "live"
 
 
-OF_SYSTEMS = {Experiment.THROUGHPUT, Experiment.ACCURACY, Experiment.WORDS, Experiment.LONG_FILE}
+OF_SYSTEMS = {Experiment.THROUGHPUT, Experiment.ACCURACY, Experiment.WORDS, Experiment.KEYWORDS, Experiment.LONG_FILE}
 
 
 def main(
@@ -54,6 +59,11 @@ def main(
 ) -> None:
     """Measure Babelrack and its peers, one after another, each in a process of its own; nothing else should run."""
     wanted = set(experiments or Experiment)
+    if Experiment.LIVE in wanted:
+        _live(threads, quick=quick, keep=keep if keep is not None else not (quick or experiments))
+        wanted.remove(Experiment.LIVE)
+        if not wanted:
+            return
     names = _names(systems, vllm=vllm)
     cells = (
         _numbers("--lengths", lengths, workload.LENGTHS),
@@ -78,6 +88,18 @@ def main(
     raise typer.Exit(1 if results.failed else 0)
 
 
+def _live(threads: int, *, quick: bool, keep: bool) -> None:
+    """Live streams have results and tables of their own, because they take half an hour of their own."""
+    try:
+        live = measure.measure(threads, _say, quick=quick)
+    except (SystemFailed, RackFailed, StreamFailed) as error:
+        sys.exit(f"bench: live: {error}")
+    live_report.show(live, Console())
+    if keep:
+        live_report.write(live)
+        _say(f"written to {live_report.LATEST} and {report.DOCUMENT}")
+
+
 def _earlier(results: Results) -> Results:
     """The kept results, asked for before hours are spent on what doesn't go with them."""
     try:
@@ -92,13 +114,16 @@ def _system(
     results: Results, name: str, wanted: set[Experiment], lengths: Sequence[int], at_once: Sequence[int]
 ) -> None:
     times_words = Experiment.WORDS in wanted and SYSTEMS[name].words
-    if wanted & {Experiment.THROUGHPUT, Experiment.ACCURACY} or times_words:
+    listens = Experiment.KEYWORDS in wanted and name == keywords.SYSTEM
+    if wanted & {Experiment.THROUGHPUT, Experiment.ACCURACY} or times_words or listens:
         with Process(name, results.threads, _say) as process:
             results.versions |= process.versions
             if Experiment.ACCURACY in wanted:
                 results.accuracy.append(accuracy.measure(process, _say, quick=results.quick))
             if times_words:
                 results.words.append(words.measure(process, _say, quick=results.quick))
+            if listens:
+                results.keywords = keywords.measure(process, _say, quick=results.quick)
             if Experiment.THROUGHPUT in wanted:
                 results.throughput += throughput.measure(process, lengths, at_once, _say, quick=results.quick)
     if Experiment.LONG_FILE in wanted and SYSTEMS[name].long:

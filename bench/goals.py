@@ -18,7 +18,8 @@ class Goal:
 
 def goals(results: Results) -> list[Goal]:
     """Return those goals for which everything that they compare was measured."""
-    return [*_throughput(results), *_accuracy(results), *_long_file(results), *_words(results), *_servers(results)]
+    parts = (_throughput, _accuracy, _long_file, _words, _keywords, _servers)
+    return [goal for part in parts for goal in part(results)]
 
 
 def _throughput(results: Results) -> Iterator[Goal]:
@@ -62,6 +63,12 @@ def _words(results: Results) -> Iterator[Goal]:
             f"{1000 * ours.median_s:.0f} / {1000 * theirs.median_s:.0f} ms",
             ours.median_s <= theirs.median_s,
         )
+
+
+def _keywords(results: Results) -> Iterator[Goal]:
+    if keywords := results.keywords:
+        goal = f"{keywords.phrases:,} keywords cost at most 5 % of decode time"
+        yield Goal(goal, f"{100 * keywords.cost:.1f} %", keywords.cost <= 0.05)
 
 
 def _long_file(results: Results) -> Iterator[Goal]:

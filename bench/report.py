@@ -145,6 +145,11 @@ def _rest(results: Results) -> Iterator[Table]:
     boundaries = max((each.boundaries for each in results.words), default=0)
     columns = ("System", "Median error, ms", "Nine of ten below, ms", "Audio seconds a second", "Cost of words")
     yield Table(f"Times of words, over {boundaries} boundaries", columns, rows)
+    if keywords := results.keywords:
+        columns = ("Keywords", "Made ready in", "A token's decode", "Without", "Cost")
+        times = [f"{1000 * each:.2f} ms" for each in (keywords.step_s, keywords.plain_step_s)]
+        row = (f"{keywords.phrases:,}", f"{keywords.made_s:.2f} s", *times, f"{100 * keywords.cost:.1f} %")
+        yield Table("Keywords, engine, 16 clips of 11 s at a time", columns, [row])
     if resources := results.resources:
         columns = ("Checkpoints", "Ready after", "Resident, MiB", "Most resident, MiB")
         numbers = [f"{each / MIB:.0f}" for each in (resources.resident_bytes, resources.peak_bytes)]

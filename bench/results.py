@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.accuracy import Accuracy
 from bench.checkpoints import ROOT
 from bench.isolation import Isolation
+from bench.keywords import Keywords
 from bench.long_file import LongFile
 from bench.machine import Machine, machine
 from bench.resources import Resources
@@ -33,6 +34,7 @@ class Results:
     accuracy: list[Accuracy] = field(default_factory=list)
     long_file: list[LongFile] = field(default_factory=list)
     words: list[Words] = field(default_factory=list)
+    keywords: Keywords | None = None
     resources: Resources | None = None
     isolation: Isolation | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Results:
             accuracy=[Accuracy(**each) for each in written["accuracy"]],
             long_file=[LongFile(**each) for each in written["long_file"]],
             words=[Words(**each) for each in written.get("words", [])],
+            keywords=Keywords(**written["keywords"]) if written.get("keywords") else None,
             resources=Resources(**written["resources"]) if written["resources"] else None,
             isolation=Isolation(**written["isolation"]) if written["isolation"] else None,
             failed=written["failed"],
@@ -83,6 +86,7 @@ class Results:
             accuracy=list({each.system: each for each in [*earlier.accuracy, *self.accuracy]}.values()),
             long_file=list({each.system: each for each in [*earlier.long_file, *self.long_file]}.values()),
             words=list({each.system: each for each in [*earlier.words, *self.words]}.values()),
+            keywords=self.keywords or earlier.keywords,
             resources=self.resources or earlier.resources,
             isolation=self.isolation or earlier.isolation,
             failed={name: why for name, why in earlier.failed.items() if name not in measured} | self.failed,

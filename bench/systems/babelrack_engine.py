@@ -2,11 +2,13 @@
 
 import os
 import queue
+import time
 from collections.abc import Sequence
 
 from tests.speech import TimedWord
 
-from babelrack.engine import Engine, EngineError, EngineOptions, Event, Lost, Transcribed, Window
+from babelrack.engine import Engine, EngineError, EngineOptions, Event, Keywords, Lost, Transcribed, Window
+from babelrack.engine.sequence import Sequence as Sequenced
 from bench.checkpoints import WHISPER_BASE
 from bench.workload import Request
 
@@ -30,7 +32,33 @@ class BabelrackEngine:
             for answer in self._answers(requests, at_once, words=True)
         ]
 
-    def _answers(self, requests: Sequence[Request], at_once: int, *, words: bool) -> list[Transcribed]:
+    def keywords(self, phrases: Sequence[tuple[str, float]]) -> Keywords:
+        """Make phrases with their intensifiers ready to be listened for."""
+        return self._engine.keywords(CHECKPOINT, phrases)
+
+    def step_seconds(self, requests: Sequence[Request], at_once: int, keywords: Keywords | None) -> float:
+        """Return the mean seconds of a token's decode step, encoding aside."""
+        runner = self._engine._lanes[CHECKPOINT].runner
+        decode, steps, seconds = runner.decode, 0, 0.0
+
+        def timed(sequences: Sequence[Sequenced]) -> list[tuple[int, float] | None]:
+            nonlocal steps, seconds
+            begun = time.perf_counter()
+            picked = decode(sequences)
+            seconds += time.perf_counter() - begun
+            steps += len(sequences)
+            return picked
+
+        runner.decode = timed  # type: ignore[method-assign]
+        try:
+            self._answers(requests, at_once, words=False, keywords=keywords)
+        finally:
+            runner.decode = decode  # type: ignore[method-assign]
+        return seconds / steps
+
+    def _answers(
+        self, requests: Sequence[Request], at_once: int, *, words: bool, keywords: Keywords | None = None
+    ) -> list[Transcribed]:
         answers: dict[int, Transcribed] = {}
         ended: queue.SimpleQueue[tuple[int, Transcribed | Lost]] = queue.SimpleQueue()
         waiting = iter(range(len(requests)))
@@ -41,7 +69,13 @@ class BabelrackEngine:
                     ended.put((index, event))
 
             request = requests[index]
-            window = Window(request.samples, (request.language,), timestamps=self._timestamps, words=words)
+            window = Window(
+                request.samples,
+                (request.language,),
+                timestamps=self._timestamps,
+                words=words,
+                keywords=keywords,
+            )
             self._engine.submit(CHECKPOINT, window, listen)
 
         for _, index in zip(range(at_once), waiting, strict=False):

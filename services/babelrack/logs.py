@@ -19,7 +19,8 @@ _SECRET_FIELD = re.compile(r"(^|_)(authorization|password|passwd|secret|token|li
 _BEARER = re.compile(r"\b(bearer|token)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/@]*@", re.IGNORECASE)
 # uvicorn's access log and httpx's request log carry whole query strings, and a request a line drowns the rest.
-_QUIET = ("uvicorn.access", "httpx", "httpcore", "httpx2", "httpcore2")
+# At debug, WebSocket libraries log the frames, and what is said is in them.
+_QUIET = ("uvicorn.access", "uvicorn.websocket", "websockets", "httpx", "httpcore", "httpx2", "httpcore2")
 
 
 def configure_logging(service: str, level: str = "info") -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+import httpx
 import jiwer
 import numpy as np
 import openai
@@ -205,6 +206,27 @@ def test_an_option_in_the_form_is_refused_where_options_are_query_parameters(cli
     answer = client.post("/waves/v1/pulse/get_text", files={"file": ("a", speech(CLIP))}, data={"language": "hi"})
     assert answer.status_code == 400
     assert "language is a query parameter" in answer.json()["message"]
+
+
+KEYWORDS = "Blackwell,Velcoria:2,Jensen Huang:2"
+
+
+@pytest.mark.parametrize("path", ["/waves/v1/pulse/get_text", "/waves/v1/stt/?model=pulse", "/v1/listen"])
+def test_a_name_that_is_missed_is_found_when_it_is_a_keyword(client, path):
+    def ask(*, query=None, **how):
+        answer = client.post(path, params=httpx.URL(path).params.merge({"language": "en", **(query or {})}), **how)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        return body.get("transcription", body.get("text"))
+
+    form = {"files": {"audio": ("a.flac", speech("en-name"))}}
+    assert "Velcoria" not in ask(content=speech("en-name"))
+    assert "Velcoria" in ask(content=speech("en-name"), query={"keywords": KEYWORDS})
+    many = ",".join([*(f"unsaid {n}" for n in range(9_999)), "Velcoria:3"])
+    assert "Velcoria" in ask(**form, data={"keywords": many})
+    answer = client.post(path, params={"keywords": KEYWORDS, "model": "pulse"}, **form, data={"keywords": KEYWORDS})
+    assert answer.status_code == 400
+    assert "keywords is given twice" in answer.json()["message"]
 
 
 def test_format_punctuate_and_capitalize_are_applied(client):

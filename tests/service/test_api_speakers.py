@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from urllib.parse import urlencode
+
 import httpx
 import pytest
 from api_rig import model_server, speech, start_rig, words
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from speech import clip
 
@@ -101,6 +107,39 @@ def test_silence_has_no_speakers(client):
     assert answer["words"] == answer["utterances"] == []
 
 
+async def live(rig, file, **params):
+    """The finals of a conversation that is streamed about as fast as it can be read."""
+    url = f"ws://127.0.0.1:{rig.api.port}/waves/v1/pulse/get_text?{urlencode({'language': 'en'} | params)}"
+    pcm = clip(file).samples().tobytes()
+    async with connect(url, additional_headers=rig.headers, proxy=None, open_timeout=60) as socket:
+
+        async def send():
+            for start in range(0, len(pcm), 16_000):
+                await socket.send(pcm[start : start + 16_000])
+            await socket.send('{"type": "close_stream"}')
+
+        sending = asyncio.create_task(send())
+        events = [json.loads(message) async for message in socket]
+        await sending
+    return [event for event in events if event.get("is_final")]
+
+
+@pytest.mark.parametrize("file", ["en-two-speakers", "en-three-speakers"])
+async def test_a_live_session_knows_its_speakers_again(pack, file):
+    finals = await live(pack, file, diarize="true", word_timestamps="true", sentence_timestamps="true")
+    words_said = [word for final in finals for word in final["words"]]
+    assert len(finals) > 1
+    right, all_ = right_words(file, words_said)
+    assert right >= 0.85 * all_ > 30
+    for final in finals:
+        assert {u["speaker"] for u in final["utterances"]} == {word["speaker"] for word in final["words"]}
+
+
+async def test_a_live_session_without_diarize_names_no_speaker(pack):
+    finals = await live(pack, "en-3s-a", word_timestamps="true")
+    assert not any("speaker" in word for final in finals for word in final["words"])
+
+
 def test_a_deployment_without_a_speaker_model_says_which_setting_it_lacks(tmp_path):
     rig = start_rig(tmp_path, model=model_server(tmp_path / "model", SPEAKER_MODEL_URL=""))
     try:
@@ -111,6 +150,9 @@ def test_a_deployment_without_a_speaker_model_says_which_setting_it_lacks(tmp_pa
                 assert "speaker_model" in answer.text
                 assert "SPEAKER_MODEL_URL" in answer.text
             assert ask(client, PATHS[0][0], {"language": "en", "diarize": "false"}, "en-3s-a")["transcription"]
+        with pytest.raises(InvalidStatus) as refused:
+            asyncio.run(live(rig, "en-3s-a", diarize="true", word_timestamps="true"))
+        assert refused.value.response.status_code == 400
         assert httpx.get(f"{rig.model.url}/health", trust_env=False).json()["features"] == []
     finally:
         rig.stop()

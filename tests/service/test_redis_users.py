@@ -15,6 +15,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from babelrack.api_server.jobs.board import Board
+from babelrack.api_server.live.relay import Relay
+from babelrack.api_server.redis_client import redis_client
 from babelrack.keys import ClientKey, Limiter, LimitExceeded
 
 PROJECT = Path(__file__).parents[2]
@@ -101,7 +103,8 @@ async def test_a_job_s_state_is_told_to_other_replicas_with_the_rights_of_the_us
         told.set()
         return f"{request_id} of {key}"
 
-    mine, others = (Board(url, "indic", password=password) for _ in range(2))
+    clients = [redis_client(url, "indic", password=password) for _ in range(2)]
+    mine, others = (Board(client, "indic") for client in clients)
     async with mine.running(show), others.running(show), asyncio.timeout(60):
         mine.tell("acme", "call-1")
         await told.wait()
@@ -110,16 +113,40 @@ async def test_a_job_s_state_is_told_to_other_replicas_with_the_rights_of_the_us
         assert found == "call-1 of acme"
         assert await others.find("other", "call-1") is None
     assert await Board(None, "indic").find("acme", "call-1") is None
+    for client in clients:
+        await client.aclose()
 
 
-def test_an_api_server_may_publish_and_subscribe_where_its_streams_are(server: Server) -> None:
-    with server.client("api") as client, client.pubsub() as subscription:
-        subscription.subscribe("babelrack:stream:1")
-        subscription.psubscribe("babelrack:*")
-        assert [subscription.get_message(timeout=5)["type"] for _ in range(2)] == ["subscribe", "psubscribe"]
-        assert client.publish("babelrack:stream:1", "word") == 2
-        assert subscription.get_message(timeout=5)["data"] == b"word"
-        assert client.set("babelrack:session:1", "mine", nx=True, px=1000)
+async def test_a_live_session_is_watched_and_taken_over_with_the_rights_of_the_user_api(server: Server) -> None:
+    url, password = f"unix://api@{server.socket}", PASSWORDS["redis_api_password"]
+    clients = [redis_client(url, "indic", password=password) for _ in range(2)]
+    mine, others = (Relay(client, "indic") for client in clients)
+    fixed = {"path": "/v1/listen", "asked": []}
+    async with mine.running(), others.running(), asyncio.timeout(60):
+        trace = mine.trace("s1", "acme", fixed, lambda: {"count": 2})
+        trace.note(1, '{"n": 1}', partial=False, text="one")
+        while not await clients[0].get("babelrack:{indic}:live:s1:owner"):
+            await asyncio.sleep(0.02)
+        async with others.watching("s1") as events:
+            trace.note(2, '{"n": 2}', partial=True)
+            assert await anext(events) == '{"n": 2}'
+        assert await others.take("s1", "somebody-else") is None
+        kept = await others.take("s1", "acme")
+        assert kept is not None
+        assert (kept.fixed, kept.now, kept.text) == (fixed, {"count": 2}, "one")
+        assert kept.events == [(1, '{"n": 1}'), (2, '{"n": 2}')]
+        trace.note(3, '{"n": 3}', partial=False)
+        while not trace.taken:
+            await asyncio.sleep(0.02)
+        again = others.trace("s1", "acme", fixed, lambda: {"count": 2})
+        again.go_on(kept, kept.events)
+        again.note(3, '{"n": 3}', partial=False)
+        again.end(forget=True)
+        while await clients[0].get("babelrack:{indic}:live:s1:owner"):
+            await asyncio.sleep(0.02)
+    assert (mine.reason, others.reason) == (None, None)
+    for client in clients:
+        await client.aclose()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from babelrack.api_server import openapi
 from babelrack.api_server.errors import BadRequest
 from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS, features, parse_options, query_pairs
+from babelrack.pairing import Request
+from babelrack.pairing.messages import MAX_TEXT_BYTES
 
 TABLES = {"pulse": PULSE, "stt": STT, "listen": LISTEN, "openai": OPENAI, "translations": TRANSLATIONS}
 EVERY = [(table, name) for table, options in TABLES.items() for name in options]
@@ -73,7 +75,7 @@ def test_booleans_are_exactly_true_and_false(value):
 
 
 LATER = [
-    *((table, "keywords", "x") for table in ("pulse", "listen")),
+    ("openai", "keywords[]", "x"),
     ("openai", "include[]", "logprobs"),
 ]
 
@@ -115,6 +117,65 @@ def test_a_query_string_with_thousands_of_parameters_is_refused():
         query_pairs(b"&".join(b"a=1" for _ in range(5000)))
 
 
+KEYWORDS = [
+    ("", ()),
+    ("Blackwell", (("Blackwell", 1.0),)),
+    ("Blackwell:1,Jensen Huang:2", (("Blackwell", 1.0), ("Jensen Huang", 2.0))),
+    (" Blackwell : 2.5 , 北京:0,l'Oréal:10", (("Blackwell", 2.5), ("北京", 0.0), ("l'Oréal", 10.0))),
+]
+
+
+@pytest.mark.parametrize(("value", "phrases"), KEYWORDS)
+def test_keywords_are_phrases_with_intensifiers(value, phrases):
+    assert PULSE["keywords"].parse(value) == phrases
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("a,,b", "has an empty phrase at ''"),
+        ("a,", "has an empty phrase at ''"),
+        (":2", "has an empty phrase at ':2'"),
+        ("Re:Invent", "a number from 0 to 10 after a phrase's colon, not 'Invent'; a phrase itself has no colon"),
+        ("a:-1", "not '-1'"),
+        ("a:10.1", "not '10.1'"),
+        ("a:1e1", "not '1e1'"),
+        ("a:nan", "not 'nan'"),
+        ("a:", "not ''"),
+        ("a:1:2", "not '1:2'"),
+        ("a\0b", "without control characters"),
+        ("a\ud800", "without control characters"),
+        ("b" * 101, "phrases of at most 100 characters, not 101"),
+        (",".join("c" * 10_001), "at most 10,000 phrases, not 10,001"),
+        (",".join(["d" * 100] * 2_622), "at most 256 KiB together"),
+    ],
+)
+def test_each_fault_in_keywords_has_its_sentence(value, why):
+    with pytest.raises(BadRequest) as refused:
+        parse_options(PULSE, [("keywords", value)])
+    assert refused.value.message.startswith("keywords ")
+    assert why in refused.value.message
+    assert refused.value.param == "keywords"
+
+
+@given(st.lists(st.tuples(st.text(max_size=12), st.one_of(st.just(""), st.floats(-1, 12).map(str))), max_size=3))
+def test_keywords_that_are_accepted_are_those_that_the_served_schema_accepts(entries):
+    value = ",".join(f"{phrase}:{intensifier}" if intensifier else phrase for phrase, intensifier in entries)
+    try:
+        found = PULSE["keywords"].parse(value)
+    except BadRequest:
+        return
+    jsonschema.validate(value, PULSE["keywords"].schema)
+    assert Request(request_id="r", deployment="d", language="en", keywords=found).keywords == found
+
+
+def test_the_most_keywords_fit_into_one_message_of_the_pairing():
+    phrases = [(f"{n:05}" + '"\\' * 10, 0.123456789) for n in range(10_000)]
+    value = ",".join(f"{phrase}:{intensifier}" for phrase, intensifier in phrases)
+    request = Request(request_id="r", deployment="d", language="en", keywords=PULSE["keywords"].parse(value))
+    assert len(request.model_dump_json()) < MAX_TEXT_BYTES
+
+
 def test_only_what_differs_from_its_default_is_counted_as_a_feature():
     assert features(PULSE, parse_options(PULSE, [])) == ()
     wanted = parse_options(PULSE, [("punctuate", "false"), ("capitalize", "true"), ("language", "hi")])
@@ -123,6 +184,7 @@ def test_only_what_differs_from_its_default_is_counted_as_a_feature():
     assert features(PULSE, wanted) == ("itn_normalize", "redact_pii", "redact_pci")
     assert features(PULSE, parse_options(PULSE, [("word_timestamps", "true")])) == ("word_timestamps",)
     assert features(LISTEN, parse_options(LISTEN, [("timestamps", "true")])) == ("timestamps",)
+    assert features(PULSE, parse_options(PULSE, [("keywords", "Velcoria:2")])) == ("keywords",)
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -3,16 +3,21 @@
 from dataclasses import replace
 
 import pytest
-from bench import report, words, workload
+from bench import keywords, report, words, workload
 from bench.accuracy import scored
 from bench.goals import goals
 from bench.isolation import Isolation
+from bench.keywords import Keywords
+from bench.live import speech as live_speech
+from bench.live import timeline
 from bench.load import wav
 from bench.machine import machine
 from bench.resources import Resources
 from bench.results import Results
 from bench.systems import REFERENCE, SYSTEMS
 from bench.throughput import REPEATED, Cell, requests_of
+
+import speech
 
 
 def results(**measured):
@@ -42,8 +47,6 @@ def test_batches_lose_and_double_nothing():
 
 def test_an_uploaded_clip_is_the_clip(tmp_path):
     import numpy as np
-
-    import speech
 
     request = workload.scored(quick=True)[0]
     file = tmp_path / "clip.wav"
@@ -83,6 +86,13 @@ def test_times_of_words_are_judged_by_the_median_of_their_errors_and_by_what_the
     assert [goal.reached for goal in goals(results(words=[replace(theirs, system="engine")]))] == [False, False]
 
 
+@pytest.mark.parametrize(("step_s", "reached"), [(0.0104, True), (0.0106, False)])
+def test_keywords_are_judged_by_what_they_add_to_a_decode_step(step_s, reached):
+    (goal,) = goals(results(keywords=Keywords(10_000, 0.3, step_s, 0.01)))
+    assert goal.reached is reached
+    assert len({phrase for phrase, _ in keywords.phrases(10_000)}) == 10_000
+
+
 def test_the_neighbours_latency_and_failures_decide_on_isolation():
     measured = results(isolation=Isolation(200, 60, alone_s=0.5, during_s=1.2, failures=1, busy={"200": 5, "503": 9}))
     assert [goal.reached for goal in goals(measured)] == [False, False]
@@ -99,6 +109,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
         throughput=cells(engine=[1.0, 2.0]),
         accuracy=[scored(REFERENCE, requests := workload.scored(quick=True), [request.text for request in requests])],
         words=[words.scored("engine", [0.1, -0.2, 0.3], 10.0, 12.0)],
+        keywords=Keywords(10_000, 0.3, 0.01, 0.02),
         resources=Resources(3, 5.0, 10**9, 2 * 10**9),
         isolation=Isolation(200, 60, 0.5, 0.6, 0, {"200": 5}),
         versions={"torch": "2"},
@@ -136,3 +147,27 @@ def test_a_document_without_a_place_for_the_tables_is_left_alone(tmp_path, monke
 def test_the_document_in_the_repository_has_a_place_for_the_tables():
     document = report.DOCUMENT.read_text()
     assert document.index(report.BEGIN) < document.index(report.END)
+
+
+def test_a_live_word_is_shown_when_the_first_text_has_it_where_the_final_has_it():
+    truth = [speech.TimedWord(word, end - 0.2, end) for word, end in (("one", 1.0), ("two", 2.0), ("three", 3.0))]
+    shown = [
+        timeline.Shown(1.5, "One"),
+        timeline.Shown(2.5, "One too"),
+        timeline.Shown(3.2, "One two"),
+        timeline.Shown(3.9, "One, two, three.", final=True, speech_end=3.0),
+    ]
+    assert timeline.word_delays(shown, truth) == pytest.approx([0.5, 1.2, 0.9])
+    assert timeline.final_delays(shown, 0.8) == pytest.approx([0.1])
+    assert timeline.text_of([*shown, *shown]) == "One, two, three. One, two, three."
+
+
+def test_live_talks_differ_and_say_where_their_utterances_are():
+    talks = live_speech.talks(8, quick=False)
+    assert len({talk.text for talk in talks}) == 8
+    assert {talk.language for talk in talks} == {"en", "es", "id", "it", "pt"}
+    for talk in talks:
+        ends = [0.0, *(end for _, end in talk.utterances)]
+        gaps = [start - end for (start, _), end in zip(talk.utterances, ends, strict=False)]
+        assert gaps == pytest.approx([live_speech.PAUSE_S] * len(gaps))
+        assert talk.seconds == pytest.approx(ends[-1] + live_speech.PAUSE_S)

@@ -6,7 +6,19 @@ import threading
 import numpy as np
 import pytest
 
-from babelrack.engine import Detected, Engine, EngineError, EngineOptions, Lost, Spoken, Transcribed, Window, quality
+from babelrack.engine import (
+    Detected,
+    Engine,
+    EngineError,
+    EngineOptions,
+    Keywords,
+    Lost,
+    Spoken,
+    Transcribed,
+    Window,
+    quality,
+)
+from babelrack.engine.tokens import Vocabulary
 from speech import TimedWord, boundary_errors, clip, clips, score
 
 
@@ -100,6 +112,82 @@ def test_words_are_those_of_their_segment_in_order_inside_the_audio(engine):
             assert "".join(word.text for word in segment.words).split() == segment.text.split()
 
 
+# Not said in any fixture, though some sound a little like what is.
+UNSPOKEN = (
+    "Blackwell Jensen_Huang Siobhan Babelrack Thornquist Nokomis Kubernetes Riverton Winterbourne Appleby Bridgewater "
+    "Montessori Windowpane Grandma_Moses Kitchener Foggerty Sailor_Moon Lemonade Trainline Ríoja Giovanni Surabaya"
+)
+RARE = [("en-name", "Velcoria"), ("es-name", "Xiomara")]
+
+
+def phrases(text, intensifier):
+    return [(phrase.replace("_", " "), intensifier) for phrase in text.split()]
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize(("name", "word"), RARE)
+def test_a_rare_name_that_is_missed_is_found_when_it_is_a_keyword(engine, name, word, timestamps):
+    plain = Heard(engine, window(name, timestamps=timestamps)).answer()
+    assert word not in plain.text
+    for others in ([], phrases(UNSPOKEN, 2.0)):
+        keywords = engine.keywords("base", [*others, (word, 2.0)])
+        heard = Heard(engine, window(name, timestamps=timestamps, stream=True, words=True, keywords=keywords))
+        answer = heard.answer()
+        assert word in answer.text
+        assert word in [each.text.strip(" .,") for each in heard_words(answer)]
+        assert "".join(event.text for event in heard.events if isinstance(event, Spoken)).strip() == answer.text.strip()
+
+
+def test_keywords_that_nobody_says_are_not_invented_and_cost_no_word(engine):
+    chosen = [c for c in clips() if c.seconds < 5]
+
+    def texts(keywords=None):
+        asked = [Heard(engine, Window(c.samples(), (c.language or "en",), keywords=keywords)) for c in chosen]
+        return [one.answer().text for one in asked]
+
+    def errors(heard):
+        pairs = [(c.text, text) for c, text in zip(chosen, heard, strict=True) if c.scored]
+        return score(*zip(*pairs, strict=True)).errors
+
+    plain = errors(texts())
+    for intensifier in (1.0, 3.0):
+        unspoken = phrases(UNSPOKEN, intensifier)
+        boosted = texts(engine.keywords("base", unspoken))
+        assert not [(phrase, text) for phrase, _ in unspoken for text in boosted if phrase.lower() in text.lower()]
+        assert errors(boosted) <= plain
+
+
+def test_what_is_told_of_a_texts_likelihood_is_not_boosted(engine):
+    keywords = engine.keywords("base", [("window", 10.0), ("please", 10.0)])
+    plain = Heard(engine, window("en-3s-b")).answer()
+    boosted = Heard(engine, window("en-3s-b", keywords=keywords)).answer()
+    assert boosted.text == plain.text
+    assert boosted.logprobs == pytest.approx(plain.logprobs, abs=0.02)
+    assert boosted.avg_logprob == pytest.approx(plain.avg_logprob, abs=0.02)
+
+
+def test_keywords_act_at_a_temperature_too_and_only_on_their_own_window(engine):
+    keywords = engine.keywords("base", [("Velcoria", 10.0)])
+    alone = Heard(engine, window("en-3s-a")).answer()
+    hot = Heard(engine, window("en-name", keywords=keywords, temperature=0.2))
+    beside = Heard(engine, window("en-3s-a"))
+    assert "Velcoria" in hot.answer().text
+    assert beside.answer().text == alone.text
+
+
+def test_keywords_go_along_when_the_language_is_detected(engine):
+    keywords = engine.keywords("base", [("Xiomara", 2.0)])
+    heard = Heard(engine, window("es-name", "en", "es", keywords=keywords))
+    assert "Xiomara" in heard.answer().text
+    assert isinstance(heard.events[0], Detected)
+
+
+def test_keywords_of_another_checkpoint_are_refused(checkpoint, engine):
+    other = Keywords([("Velcoria", 1.0)], Vocabulary(checkpoint))
+    with pytest.raises(EngineError, match="keywords are of another checkpoint"):
+        engine.submit("base", window("en-3s-a", keywords=other), print)
+
+
 def test_words_that_nobody_asked_for_cost_nothing(engine, monkeypatch):
     runner = engine._lanes["base"].runner
     decoder, passes = runner._decoder, []
@@ -127,10 +215,16 @@ class Passes:
         return getattr(self._decoder, name)
 
 
-def test_windows_that_are_aligned_together_have_the_words_of_each_alone(checkpoint, engine, monkeypatch):
+def test_windows_that_are_aligned_together_have_the_words_of_each_alone(checkpoint, monkeypatch):
     names = ("en-words", "es-words", "it-11s-a")
-    alone = [heard_words(Heard(engine, window(name, words=True)).answer()) for name in names]
-    stepped = Engine({"base": checkpoint}, EngineOptions(threads=1))
+    # In float32, because elsewhere a batch can change how a text is rounded.
+    stepped = Engine({"base": checkpoint}, EngineOptions(threads=1, precision="float32"))
+    alone = []
+    for name in names:
+        heard = Heard(stepped, window(name, words=True))
+        while stepped.step():
+            pass
+        alone.append(heard_words(heard.answer(1)))
     lane = stepped._lanes["base"]
     align, batches = lane.runner.align, []
 
@@ -174,6 +268,80 @@ def test_a_prompt_spells_names_its_way(engine):
     assert isinstance(long_prompt, Transcribed)
 
 
+def heard_pieces(engine, answer):
+    tokens = [token for segment in answer.segments for token in segment.tokens]
+    return tokens, engine.pieces("base", tokens)
+
+
+@pytest.mark.parametrize("name", ["en-3s-a", "en-11s-a"])  # with times in the decode, and without
+def test_a_decode_that_is_primed_goes_on_from_there_at_the_cost_of_what_is_new(engine, name):
+    alone = Heard(engine, window(name, timestamps=False, words=True)).answer()
+    tokens, pieces = heard_pieces(engine, alone)
+    assert "".join(text for text, _ in pieces) == alone.text
+    half = len(tokens) // 2
+    before = engine.load("base").totals.tokens
+    primed = window(
+        name,
+        timestamps=False,
+        words=True,
+        live=True,
+        prefix=tuple(tokens[:half]),
+        prefix_logprobs=tuple(alone.logprobs[:half]),
+    )
+    answer = Heard(engine, primed).answer()
+    assert answer.text == alone.text
+    assert engine.load("base").totals.tokens - before <= len(tokens) - half + 3
+    assert answer.logprobs[:half] == alone.logprobs[:half]
+    assert answer.logprobs == pytest.approx(alone.logprobs, abs=0.2)
+    edges, expected = ([edge for w in heard_words(a) for edge in (w.start, w.end)] for a in (answer, alone))
+    assert edges == pytest.approx(expected, abs=0.1)
+
+
+def test_what_a_decode_is_primed_with_stays_whatever_is_tried(engine, monkeypatch):
+    tokens, _ = heard_pieces(engine, Heard(engine, window("en-3s-b", timestamps=False)).answer())
+    monkeypatch.setattr(quality, "judge", lambda *_: "loop")
+    silence = np.zeros(3 * 16_000, dtype=np.int16)
+    for samples in (clip("en-11s-a").samples(), silence):
+        for stream in (False, True):
+            primed = Window(samples, ("en", "es"), timestamps=False, stream=stream, prefix=tuple(tokens))
+            answer = Heard(engine, primed).answer()
+            assert heard_pieces(engine, answer)[0][: len(tokens)] == tokens
+
+
+def test_a_prefix_that_leaves_no_room_is_refused_and_a_long_prompt_gives_way(engine):
+    with pytest.raises(EngineError, match="a prefix of 400 tokens leaves no room"):
+        engine.submit("base", window("en-3s-a", prefix=(11,) * 400), print)
+    tokens, _ = heard_pieces(engine, Heard(engine, window("en-3s-b", timestamps=False)).answer())
+    long_prompt = window("en-3s-b", prompt="word " * 2000, prefix=tuple(tokens), timestamps=False)
+    assert isinstance(Heard(engine, long_prompt).answer(), Transcribed)
+    with pytest.raises(EngineError, match="2 prefix tokens have 1 log-probabilities"):
+        window("en-3s-a", prefix=(1, 2), prefix_logprobs=(0.0,))
+
+
+def test_a_file_that_gives_way_to_a_live_window_says_the_same_in_the_end(checkpoint):
+    tight = Engine({"base": checkpoint}, EngineOptions(threads=1, precision="float32", memory_bytes=2**26))
+    assert tight.load("base").slots == 1
+    file = Heard(tight, window("en-11s-b", stream=True, words=True))
+    for _ in range(15):
+        tight.step()
+    live = Heard(tight, window("en-3s-a", live=True))
+    while tight.load("base").totals.windows < 1:
+        tight.step()
+    assert "library" in live.answer(1).text
+    while tight.load("base").running or tight.load("base").waiting:
+        tight.step()
+    answer = file.answer(1)
+    spoken = [event.text for event in file.events if isinstance(event, Spoken)]
+    assert len(spoken) > 10
+    assert "".join(spoken) == answer.text
+    alone = Heard(tight, window("en-11s-b", stream=True, words=True))
+    while tight.load("base").running or tight.load("base").waiting:
+        tight.step()
+    expected = alone.answer(1)
+    assert answer.text == expected.text
+    assert [word.text for word in heard_words(answer)] == [word.text for word in heard_words(expected)]
+
+
 def test_translation_answers_in_english(engine):
     answer = Heard(engine, window("es-11s-a", task="translate")).answer()
     assert any(word in answer.text.lower().split() for word in ("the", "and", "of"))
@@ -206,6 +374,13 @@ def test_what_looks_wrong_is_redone_at_full_length(engine, monkeypatch):
     assert answer.tries == 2
     assert heard.sequence.encoded == 30.0
     assert engine.load("base").totals.retries == before + 1
+
+
+def test_what_looks_wrong_is_left_so_where_it_will_be_decoded_anew(engine, monkeypatch):
+    monkeypatch.setattr(quality, "judge", lambda *_: "unlikely")
+    answer = Heard(engine, window("en-3s-a", live=True, retry=False)).answer()
+    assert answer.tries == 1
+    assert "library" in answer.text
 
 
 def fail_once(engine, monkeypatch, part):
@@ -283,7 +458,8 @@ def test_concurrency_is_sized_by_the_number_of_checkpoints(checkpoint, count, co
 
 
 def test_memory_is_split_evenly_and_bounds_the_slots(checkpoint):
-    tight = Engine({"a": checkpoint, "b": checkpoint}, EngineOptions(threads=1, memory_bytes=8 * 2**26))
+    options = EngineOptions(threads=1, precision="float32", memory_bytes=8 * 2**26)
+    tight = Engine({"a": checkpoint, "b": checkpoint}, options)
     assert tight.load("a").slots == tight.load("b").slots < 10
     tight.start()
     heard = [Heard(tight, window("en-3s-a"), name) for name in ("a", "b") for _ in range(10)]

@@ -16,8 +16,9 @@ from babelrack.checkpoints import Checkpoint
 from babelrack.engine import Detected, Lost, Spoken, SpokenSegment, SpokenWord, Transcribed
 from babelrack.model_server import transcription
 from babelrack.model_server.admission import Admission, Overloaded
+from babelrack.model_server.decoding import EngineFailed
 from babelrack.model_server.routing import NotEnabled, Routing
-from babelrack.model_server.transcription import EngineFailed, Transcription
+from babelrack.model_server.transcription import Transcription
 from babelrack.pairing import Delta, Done, LanguageDetected, Request, Segment
 
 

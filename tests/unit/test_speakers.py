@@ -1,6 +1,5 @@
 """Who speaks: features as the model learnt them, speakers without a given count, labels that stay."""
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -180,57 +179,80 @@ def test_a_long_recording_holds_little_audio_and_waits_for_its_embeddings(diariz
         diarization.feed(samples[start : start + RATE], speech.feed(samples[start : start + RATE]))
         if (late := diarization.behind) is not None:
             late.result()
-        assert len(diarization._samples) < 32 * RATE
+        assert len(diarization._segmenter._samples) < 32 * RATE
         assert len(diarization._running) <= 5
 
 
 # Sessions
 
 
-def said_in(file):
-    """Each turn of a conversation as an utterance, with spans of half a second in it."""
-    conversation = clip(file)
-    samples = conversation.samples()
-    for turn in conversation.turns:
-        length = turn.end - turn.start
-        spans = [(at / 2, min(at / 2 + 0.5, length)) for at in range(int(length * 2))]
-        yield turn.speaker, samples[int(turn.start * RATE) : int(turn.end * RATE)], spans
+def heard_by(session, voice, samples, piece=RATE // 10):
+    """Let a session hear samples at the pace of a stream; yields where it is after each piece."""
+    speech = SpeechProbability(voice)
+    for start in range(0, len(samples), piece):
+        session.hear(samples[start : start + piece], speech.feed(samples[start : start + piece]))
+        yield min(start + piece, len(samples))
+
+
+def utterances(session, voice, turns, samples):
+    """The labels of each turn, in spans of half a second, asked for as soon as the turn is over."""
+    left = list(turns)
+    for at in heard_by(session, voice, samples):
+        while left and (at >= (left[0].end + 0.4) * RATE or at == len(samples)):
+            turn = left.pop(0)
+            spans = [(turn.start + step / 2, turn.start + step / 2 + 0.5) for step in range(int(turn.end - turn.start))]
+            yield turn.speaker, session.assign(session.utterance(int((turn.end + 0.3) * RATE)), spans or [(0, 1)])
 
 
 @pytest.mark.parametrize("file", CONVERSATIONS)
-def test_a_session_knows_a_speaker_again(diarizer, file):
+def test_a_session_knows_a_speaker_again(diarizer, voice, file):
     session, numbers = Session(diarizer), {}
-    for _, (speaker, samples, spans) in itertools.product(range(2), list(said_in(file))):
-        found = session.assign(samples, spans)
-        assert len(found) == len(spans)
-        assert {label.speaker for label in found} == {numbers.setdefault(speaker, len(numbers))}
-        assert all(0 <= label.confidence <= 1 for label in found)
-    assert session.speakers == len(numbers)
+    for speaker, labels in utterances(session, voice, clip(file).turns, clip(file).samples()):
+        assert {label.speaker for label in labels} == {numbers.setdefault(speaker, len(numbers))}
+        assert all(0 <= label.confidence <= 1 for label in labels)
+    assert session.speakers == len(numbers) > 1
 
 
-def test_two_speakers_in_one_utterance_are_parted(diarizer):
-    conversation = clip("en-two-speakers")
+def test_two_speakers_in_one_utterance_are_parted(diarizer, voice):
+    conversation, session = clip("en-two-speakers"), Session(diarizer)
     spans = [(turn.start, turn.end) for turn in conversation.turns]
-    assert [label.speaker for label in Session(diarizer).assign(conversation.samples(), spans)] == [0, 1, 0, 1, 0]
+    *_, end = heard_by(session, voice, conversation.samples())
+    assert [label.speaker for label in session.assign(session.utterance(end), spans)] == [0, 1, 0, 1, 0]
 
 
-def test_a_session_stays_as_small_as_its_speakers_are_few(diarizer):
+def test_an_utterance_that_is_cut_within_speech_leaves_the_rest_to_the_next(diarizer, voice):
+    session = Session(diarizer)
+    for at in heard_by(session, voice, clip("en-28s").samples()):
+        if at % (3 * RATE) == 0:
+            heard = session.utterance(at)
+            assert all(each.first < at for each in heard)
+            assert {label.speaker for label in session.assign(heard, [(at / RATE - 3, at / RATE)])} == {0}
+    assert session.speakers == 1
+
+
+def test_a_session_stays_as_small_as_its_speakers_are_few(diarizer, voice):
     session = Session(diarizer, ClusteringPolicy(most=2))
-    for _ in range(40):
-        for _, samples, spans in said_in("en-three-speakers"):
-            session.assign(samples[: 2 * RATE], spans[:2])
+    for at in heard_by(session, voice, np.tile(clip("en-three-speakers").samples(), 6), piece=2 * RATE):
+        session.assign(session.utterance(at), [(0.0, 1.0)])
+        assert len(session._heard) == 0
     assert session.speakers == 2
     assert session._sums.shape == (2, 256)
-    assert session._counts.max() <= 400
 
 
-def test_a_sound_too_short_to_know_a_voice_by_is_no_new_speaker(diarizer):
+def test_where_no_voice_was_heard_a_word_is_of_who_spoke_last_and_nobody_is_sure(diarizer):
     session = Session(diarizer)
-    assert session.assign(silence(0), [(0.0, 0.1)])[0].confidence == 0.0
-    assert session.assign(clip("en-28s").samples(), []) == []
-    first = list(said_in("en-two-speakers"))
-    session.assign(*first[0][1:])
-    assert {label.speaker for label in session.assign(first[1][1][: RATE // 4], [(0.0, 0.2)])} == {0}
+    assert [(label.speaker, label.confidence) for label in session.assign([], [(0.0, 0.1)])] == [(0, 0.0)]
+    assert session.assign(session.utterance(0), []) == []
+
+
+def test_live_sessions_go_before_files(diarizer):
+    windows, order = np.zeros((8, 25_600), np.int16), []
+    waiting = [diarizer.embed(windows) for _ in range(4)] + [diarizer.embed(windows[:1], live=True)]
+    for number, future in enumerate(waiting):
+        future.add_done_callback(lambda _, number=number: order.append(number))
+    for future in waiting:
+        future.result()
+    assert order.index(4) < order.index(3)
 
 
 # Scoring

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from babelrack.api_server.app import Secrets, create_app
 from babelrack.api_server.drain import Drain
-from babelrack.api_server.protocol import BoundedHttpProtocol
+from babelrack.api_server.protocol import BoundedHttpProtocol, QuietWebSocketProtocol
 from babelrack.api_server.settings import Settings
 from babelrack.credentials import CredentialError, read_credential
 from babelrack.keys import KeyFileError
@@ -22,6 +22,8 @@ from babelrack.serving import DrainingServer, complain, complain_of_settings
 # a connection that is just being closed, and a POST is not tried again.
 _KEEP_ALIVE_SECONDS = 75
 _LAST_SECONDS = 5
+# Of a WebSocket message, which is read as a whole.
+_LARGEST_MESSAGE = 1024 * 1024
 _NAME = "api server"
 
 
@@ -49,7 +51,11 @@ def main() -> int:
         host=settings.host,
         port=settings.port,
         http=BoundedHttpProtocol,
-        ws="none",
+        ws=QuietWebSocketProtocol,
+        ws_max_size=_LARGEST_MESSAGE,
+        ws_per_message_deflate=False,
+        # A client that is held back answers no ping, and one that says nothing is left after LIVE_IDLE_SECONDS.
+        ws_ping_interval=None,
         lifespan="on",
         log_config=None,
         access_log=False,

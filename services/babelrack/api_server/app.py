@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response
+from starlette.routing import WebSocketRoute
 
 from babelrack import __version__
 from babelrack.api_server import openapi
@@ -26,6 +28,9 @@ from babelrack.api_server.jobs.runner import Dialect, Runner
 from babelrack.api_server.jobs.store import JobStore
 from babelrack.api_server.jobs.webhook import Sender
 from babelrack.api_server.listen import ListenAnswer, ListenEndpoint, listen_json
+from babelrack.api_server.live.endpoint import PATHS, LiveEndpoint
+from babelrack.api_server.live.relay import Relay
+from babelrack.api_server.live.watch import WatchEndpoint
 from babelrack.api_server.metrics import CONTENT_TYPE, Metrics
 from babelrack.api_server.openai import (
     COMBINATIONS,
@@ -37,10 +42,11 @@ from babelrack.api_server.openai import (
     Transcription,
     VerboseTranscription,
 )
-from babelrack.api_server.options import LISTEN, OPENAI, PULSE, STT, TRANSLATIONS
+from babelrack.api_server.options import LISTEN, OPENAI, PULSE, PULSE_BODY, STT, TRANSLATIONS
 from babelrack.api_server.outbound import Outbound
 from babelrack.api_server.pair import Pair
 from babelrack.api_server.pulse import PulseAnswer, PulseEndpoints, pulse_json
+from babelrack.api_server.redis_client import redis_client
 from babelrack.api_server.transcription import Transcriber
 from babelrack.api_server.url_input import Fetcher
 from babelrack.audio.decode import DecodeLimits, DecoderPool
@@ -50,6 +56,8 @@ from babelrack.pairing import ModelClient, ModelHealth
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
 
     from babelrack.api_server.settings import Settings
 
@@ -104,14 +112,28 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
     store = JobStore(settings.state_dir / "jobs", max_jobs=settings.max_jobs, max_bytes=settings.max_job_bytes)
     sender = Sender(outbound, secrets.webhook_secret)
     dialects = {"pulse": Dialect(PULSE, pulse_json), "listen": Dialect(LISTEN, listen_json)}
-    board = Board(settings.effective_redis_url or None, settings.deployment_name, password=secrets.redis_password)
+    redis = redis_client(
+        settings.effective_redis_url or None, settings.deployment_name, password=secrets.redis_password
+    )
+    board = Board(redis, settings.deployment_name)
     runner = Runner(store, sender, board, transcriber, dialects, admission=admission, metrics=metrics, drain=drain)
     jobs = JobEndpoints(transcriber, store, sender, runner, board)
     metrics.watch_jobs(store.counts)
 
+    relay = Relay(redis, settings.deployment_name)
+    live = LiveEndpoint(
+        transcriber, relay, admission=admission, metrics=metrics, drain=drain, secret=_numbering_secret(secrets)
+    )
+    metrics.watch_sessions(lambda: live.sessions)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with aclosing(outbound), transcriber.running(), runner.running(), board.running(jobs.shown):
+        async with AsyncExitStack() as parts:
+            if redis is not None:
+                parts.push_async_callback(_let_go, redis)
+            await parts.enter_async_context(aclosing(outbound))
+            for part in (transcriber.running(), runner.running(), board.running(jobs.shown), relay.running()):
+                await parts.enter_async_context(part)
             yield
 
     app = FastAPI(
@@ -128,13 +150,14 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
     _add_listen(app, ListenEndpoint(transcriber, jobs))
     _add_jobs(app, jobs)
     _add_openai(app, endpoints)
-    health = HealthEndpoint(transcriber, drain, journal)
+    _add_live(app, live, WatchEndpoint(transcriber, relay, lambda: drain.draining))
+    health = HealthEndpoint(transcriber, drain, journal, relay)
     metrics.watch(lambda: health.health(verbose=False), transcriber.pair, transcriber.gate)
     _add_probes(app, health, metrics)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_framework)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Edge, metrics=metrics, drain=drain, paths=paths)
+    app.add_middleware(Edge, metrics=metrics, drain=drain, paths=paths, sockets=PATHS)
 
     def loaded() -> dict[str, list[str]]:
         pair = transcriber.pair
@@ -143,6 +166,17 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
 
     openapi.serve(app, loaded)
     return app
+
+
+def _numbering_secret(secrets: Secrets) -> bytes:
+    """What the pack's replicas have in common, and its Redis doesn't know."""
+    known = secrets.license_key or secrets.redis_password or ""
+    return hashlib.sha256(b"numbering of redacted entities:" + known.encode()).digest()
+
+
+async def _let_go(redis: Redis) -> None:
+    with suppress(RedisError, OSError):
+        await redis.aclose()
 
 
 def _gate(settings: Settings, secrets: Secrets) -> LicenseGate:
@@ -166,7 +200,7 @@ def _keys(settings: Settings, secrets: Secrets) -> KeyFile:
 
 
 def _add_pulse(app: FastAPI, pulse: PulseEndpoints) -> None:
-    bodies = (openapi.raw_audio(), openapi.form("file"), openapi.url())
+    bodies = (openapi.raw_audio(), openapi.form("file", PULSE_BODY), openapi.url(PULSE_BODY))
     app.add_api_route(
         "/waves/v1/pulse/get_text",
         pulse.get_text,
@@ -198,6 +232,25 @@ def _add_listen(app: FastAPI, endpoint: ListenEndpoint) -> None:
         response_class=Response,
         responses={200: openapi.answer(ListenAnswer | Accepted, _ANSWERED), **openapi.pulse_errors(*_TRANSCRIBING)},
         openapi_extra=openapi.operation("listen", openapi.query(LISTEN), *bodies),
+    )
+
+
+def _add_live(app: FastAPI, live: LiveEndpoint, watch: WatchEndpoint) -> None:
+    for path in PATHS:
+        app.router.routes.append(WebSocketRoute(path, live.serve))
+    app.add_api_route(
+        "/waves/v1/stt/live/{session_id}",
+        watch.get,
+        methods=["GET"],
+        response_class=Response,
+        responses={
+            200: {
+                "description": "The session's events.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **openapi.pulse_errors(401, 403, 404, 503),
+        },
+        openapi_extra=openapi.operation("watchSession", [openapi.in_path("session_id")]),
     )
 
 

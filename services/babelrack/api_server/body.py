@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from babelrack.api_server.spool import Spool
 
-_JSON_BYTES = 64 * 1024
+# Room for the most keywords that a request may have, and a long prompt.
+_JSON_BYTES = 320 * 1024
 _FORM_OVERHEAD_BYTES = 1024 * 1024
 _MOST_PARTS = 64
-_MOST_FIELD_BYTES = 64 * 1024
+_MOST_FIELD_BYTES = 320 * 1024
 _AUDIO_PARTS = frozenset({"file", "audio"})
 
 
@@ -129,7 +130,7 @@ async def _read_json(chunks: AsyncIterator[bytes]) -> Body:
     async for chunk in chunks:
         content += chunk
         if len(content) > _JSON_BYTES:
-            raise BadRequest("a JSON body takes a url, and is at most 64 KiB.")
+            raise BadRequest("a JSON body takes a url, and is at most 320 KiB.")
     try:
         document: Any = json.loads(content)
     except (ValueError, RecursionError):
@@ -204,7 +205,7 @@ class _Form:
             return
         self._field_bytes += end - start
         if self._field_bytes > _MOST_FIELD_BYTES:
-            raise BadRequest("the form's fields are larger than 64 KiB together.", param=self._name[:40])
+            raise BadRequest("the form's fields are larger than 320 KiB together.", param=self._name[:40])
         self._value += data[start:end]
 
     def on_part_end(self) -> None:

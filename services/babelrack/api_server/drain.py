@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from babelrack.api_server.client_watch import ClientWatch
+
+_LOOK_SECONDS = 0.25
 
 
 class Drain:
@@ -32,6 +35,11 @@ class Drain:
         """Take no new requests from now on."""
         if self._begun is None:
             self._begun = time.monotonic()
+
+    async def begun(self) -> None:
+        """Wait until the server takes no new requests."""
+        while not self.draining:  # noqa: ASYNC110 - it begins in a signal's handler, which must not touch the loop
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def over(self) -> bool:
         """Whether the server may stop. Past the time, what still runs is ended with a 503."""

@@ -36,6 +36,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _OPENAI_PATHS = ("/v1/audio/", "/v1/models")
 _PROBES = frozenset({"/health", "/metrics", "/openapi.json"})
 _CLIENT_GONE = 499
+_UPGRADED = 101
 
 log = structlog.get_logger(__name__)
 
@@ -59,15 +60,18 @@ def from_framework(request: Request, error: HTTPException) -> ApiError:
 class Edge:
     """Pure ASGI, because it is on the path of every byte."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, drain: Drain, paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, drain: Drain, paths: Collection[str], sockets: Collection[str]
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
         self._paths = frozenset(paths)
+        self._sockets = frozenset(sockets)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange; nothing is raised out of here but cancellation."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         path = scope["path"]
@@ -85,8 +89,8 @@ class Edge:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in ("http.response.start", "websocket.http.response.start", "websocket.accept"):
+                status = message.get("status", _UPGRADED)
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 if self._drain.draining:
@@ -94,7 +98,10 @@ class Edge:
             await send(message)
 
         try:
-            if self._drain.draining and scope["path"] not in _PROBES:
+            if scope["type"] == "websocket" and scope["path"] not in self._sockets:
+                missing = NotFound("there is no WebSocket at this path; docs/api.md lists those that there are.")
+                await error_response(scope["path"], missing, request_id)(scope, receive, send_with_id)
+            elif self._drain.draining and scope["path"] not in _PROBES:
                 await error_response(scope["path"], self._drain.refusal(), request_id)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
@@ -111,7 +118,8 @@ class Edge:
     def _tell(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         endpoint = self._endpoint(scope["path"])
         self._metrics.requests.labels(endpoint, status).inc()
-        self._metrics.latency.labels(endpoint).observe(seconds)
+        if scope["type"] == "http":  # a session lasts as long as its client likes
+            self._metrics.latency.labels(endpoint).observe(seconds)
         if scope["path"] not in _PROBES:
             log.info("request", endpoint=endpoint, status=status, seconds=round(seconds, 4), request_id=request_id)
 
@@ -120,7 +128,9 @@ class Edge:
             return "/v1/models/{id}"
         if path.startswith("/waves/v1/jobs/"):
             return "/waves/v1/jobs/{id}"
-        return path if path in self._paths else "other"
+        if path.startswith("/waves/v1/stt/live/"):
+            return "/waves/v1/stt/live/{id}"
+        return path if path in self._paths or path in self._sockets else "other"
 
 
 def _request_id(scope: Scope) -> str:

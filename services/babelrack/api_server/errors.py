@@ -65,6 +65,12 @@ class BadKey(ApiError):
         super().__init__("unauthorized")
 
 
+class Forbidden(ApiError):
+    """403: a key that is known, and may not do this."""
+
+    status = 403
+
+
 class NotFound(ApiError):
     """404."""
 

@@ -15,6 +15,7 @@ from babelrack.pairing import ModelHealth  # noqa: TC001 - pydantic reads the an
 
 if TYPE_CHECKING:
     from babelrack.api_server.drain import Drain
+    from babelrack.api_server.live.relay import Relay
     from babelrack.api_server.transcription import Transcriber
     from babelrack.licensing import UsageJournal
 
@@ -41,10 +42,11 @@ class Health(BaseModel):
 class HealthEndpoint:
     """Says what the parts say."""
 
-    def __init__(self, transcriber: Transcriber, drain: Drain, journal: UsageJournal) -> None:
+    def __init__(self, transcriber: Transcriber, drain: Drain, journal: UsageJournal, relay: Relay) -> None:
         self._transcriber = transcriber
         self._drain = drain
         self._journal = journal
+        self._relay = relay
         self._started = time.monotonic()
 
     async def get(self, request: Request) -> Response:
@@ -70,7 +72,9 @@ class HealthEndpoint:
             health.version = __version__
             health.uptime_s = round(time.monotonic() - self._started, 1)
             health.license = parts.gate.state
-            health.redis = "local" if not shared else "away" if parts.limiter.degraded else "shared"
+            health.redis = (
+                "local" if not shared else "away" if parts.limiter.degraded or self._relay.reason else "shared"
+            )
             health.usage = self._journal.fault or "good"
             health.in_flight = self._drain.requests
             health.model_server = parts.pair.health
@@ -90,6 +94,7 @@ class HealthEndpoint:
         return [
             f"the licence could not be renewed: {parts.gate.reason}" if parts.gate.state == "degraded" else None,
             parts.limiter.reason,
+            self._relay.reason,
             parts.keys.fault,
             self._journal.fault,
         ]

@@ -65,7 +65,9 @@ class ListenEndpoint:
 
 async def listen_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the on-prem path does."""
-    transcript = await here.transcript(visit, source, words=wanted["timestamps"], diarize=wanted["diarize"])
+    transcript = await here.transcript(
+        visit, source, words=wanted["timestamps"], diarize=wanted["diarize"], keywords=wanted["keywords"]
+    )
     done = transcript.done
     said = await wording(transcript, wanted)
     answer = ListenAnswer(

@@ -68,6 +68,11 @@ class Metrics:
         for state in get_args(LicenseState):
             license_.labels(state).set_function(partial(_is, gate, state))
 
+    def watch_sessions(self, count: Callable[[], int]) -> None:
+        """Show how many live sessions there are."""
+        sessions = Gauge("api_live_sessions", "Live sessions over WebSockets.", registry=self.registry)
+        sessions.set_function(count)
+
     def watch_jobs(self, counts: Mapping[str, int]) -> None:
         """Show how many jobs there are in each state; `counts` has all of them and stays current."""
         jobs = Gauge("api_jobs", "Jobs that were accepted, by state.", ["state"], registry=self.registry)

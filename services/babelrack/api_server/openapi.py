@@ -45,6 +45,7 @@ _RETRY_AFTER: Schema = {"description": "Seconds to wait before the next try.", "
 _ERRORS = {
     400: "The request is wrong; the message says what, and what it takes.",
     401: "No key, or one that is not known.",
+    403: "A key that may not do this.",
     404: "Not there.",
     408: "The body stopped arriving.",
     413: "The audio is larger than 250 MB.",

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from babelrack.api_server.errors import BadRequest
 from babelrack.api_server.jobs.webhook import METHODS
+from babelrack.pairing.messages import HIGHEST_INTENSIFIER, LONGEST_KEYWORD, MOST_KEYWORD_BYTES, MOST_KEYWORDS
 from babelrack.writing import NUMERAL_LANGUAGES
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ Schema = dict[str, Any]
 _MOST_PARAMETERS = 64
 _LANGUAGE = re.compile(r"[a-z][a-z0-9_-]{1,31}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
+_INTENSIFIER = re.compile(r"(10(\.0{1,9})?|[0-9](\.[0-9]{1,9})?)")
+_NO_PHRASE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,3})?")
 
 ENCODINGS = ("linear16", "linear32", "alaw", "mulaw", "opus", "ogg_opus")
@@ -128,6 +131,31 @@ def number(name: str, lowest: float, highest: float, description: str, *, defaul
     return Option(name=name, parse=parse, schema=schema, description=description, default=default)
 
 
+def one_number(name: str, values: tuple[int, ...], description: str, *, default: int) -> Option:
+    """One of a few whole numbers."""
+
+    def parse(value: str) -> int:
+        if not _INTEGER.fullmatch(value) or int(value) not in values:
+            raise BadRequest(f"{name} takes {one_of(map(str, values))}, not {shown(value)}.", param=name)
+        return int(value)
+
+    schema = {"type": "integer", "enum": list(values), "default": default}
+    return Option(name=name, parse=parse, schema=schema, description=description, default=default)
+
+
+def matching(name: str, pattern: str, takes: str, description: str) -> Option:
+    """Text that the whole of `pattern` matches; a message says what it `takes`."""
+    expression = re.compile(pattern)
+
+    def parse(value: str) -> str:
+        if not expression.fullmatch(value):
+            raise BadRequest(f"{name} takes {takes}, not {shown(value)}.", param=name)
+        return value
+
+    schema = {"type": "string", "pattern": f"^{pattern}$"}
+    return Option(name=name, parse=parse, schema=schema, description=description)
+
+
 def text(name: str, longest: int, description: str) -> Option:
     """Free text of at most `longest` characters."""
 
@@ -137,6 +165,56 @@ def text(name: str, longest: int, description: str) -> Option:
         return value
 
     return Option(name=name, parse=parse, schema={"type": "string", "maxLength": longest}, description=description)
+
+
+def keywords() -> Option:
+    """Phrases to expect, each with an intensifier: a tuple of both."""
+
+    def parse(value: str) -> tuple[tuple[str, float], ...]:
+        if not value:
+            return ()
+        entries = value.split(",")
+        if len(entries) > MOST_KEYWORDS:
+            raise refused(f"takes at most {MOST_KEYWORDS:,} phrases, not {len(entries):,}.")
+        found = tuple(map(entry, entries))
+        if sum(len(phrase.encode()) for phrase, _ in found) > MOST_KEYWORD_BYTES:
+            raise refused(f"takes phrases of at most {MOST_KEYWORD_BYTES // 1024} KiB together; send fewer.")
+        return found
+
+    def entry(text: str) -> tuple[str, float]:
+        phrase, colon, intensifier = text.partition(":")
+        phrase, intensifier = phrase.strip(" "), intensifier.strip(" ")
+        if not phrase:
+            raise refused(f"has an empty phrase at {shown(text)}; write Blackwell:1,Jensen Huang:2.")
+        if len(phrase) > LONGEST_KEYWORD:
+            raise refused(f"takes phrases of at most {LONGEST_KEYWORD} characters, not {len(phrase)}: {shown(phrase)}.")
+        if _NO_PHRASE.search(phrase):
+            raise refused(f"takes phrases without control characters, not {shown(phrase)}.")
+        if not colon:
+            return phrase, 1.0
+        if not _INTENSIFIER.fullmatch(intensifier) or float(intensifier) > HIGHEST_INTENSIFIER:
+            raise refused(
+                f"takes a number from 0 to {HIGHEST_INTENSIFIER:g} after a phrase's colon, not {shown(intensifier)}; "
+                "a phrase itself has no colon."
+            )
+        return phrase, float(intensifier)
+
+    def refused(fault: str) -> BadRequest:
+        return BadRequest(f"keywords {fault}", param="keywords")
+
+    one = rf" *[^ ,:\x00-\x1f\x7f][^,:\x00-\x1f\x7f]{{0,{LONGEST_KEYWORD - 1}}} *(: *{_INTENSIFIER.pattern} *)?"
+    return Option(
+        name="keywords",
+        parse=parse,
+        schema={"type": "string", "pattern": f"^({one}(,{one})*)?$", "default": ""},
+        description=(
+            "Phrases to expect, with commas between them, each with a colon and an intensifier if it isn't 1: "
+            f"`Blackwell:1,Jensen Huang:2`. At most {MOST_KEYWORDS:,} phrases of {LONGEST_KEYWORD} characters; "
+            f"intensifiers from 0, without effect, to {HIGHEST_INTENSIFIER:g}; 1 to 3 are advised."
+        ),
+        default=(),
+        feature=True,
+    )
 
 
 def webhook(name: str) -> Option:
@@ -174,6 +252,12 @@ def _not_available(name: str) -> BadRequest:
 
 def _later(description: str) -> str:
     return f"{description} Not available in this version: anything but the default is refused."
+
+
+def diarize(filled: str) -> Option:
+    """Who speaks."""
+    description = f"`true` says who speaks, where {filled}; refused where the deployment has no speaker model."
+    return flag("diarize", description, default=False, feature=True)
 
 
 def query_pairs(query_string: bytes) -> list[tuple[str, str]]:
@@ -238,17 +322,7 @@ SOURCE = (
     integer("sample_rate", LOWEST_RATE, HIGHEST_RATE, "Hz, of headerless audio.", default=16_000),
 )
 
-PULSE = _table(
-    *SOURCE,
-    *WRITTEN_FORM,
-    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
-    flag(
-        "diarize",
-        "`true` says who speaks on words[] and utterances[], which `word_timestamps` fills; refused where the "
-        "deployment has no speaker model.",
-        default=False,
-        feature=True,
-    ),
+REWRITTEN = (
     flag(
         "itn_normalize",
         f"`true` writes spoken numbers, dates and currency in numerals, in {', '.join(NUMERAL_LANGUAGES)}.",
@@ -268,29 +342,79 @@ PULSE = _table(
         default=False,
         feature=True,
     ),
-    later_text("keywords", "Words to listen for."),
+)
+
+PULSE = _table(
+    *SOURCE,
+    *WRITTEN_FORM,
+    flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
+    diarize("`word_timestamps` fills words[] and utterances[]"),
+    *REWRITTEN,
+    keywords(),
     webhook("webhook_url"),
     choice("webhook_method", METHODS, "How to deliver it.", default="POST"),
     text("webhook_extra", 4096, "JSON or text that is delivered with it, under this name."),
 )
 
-STT = _table(
-    choice("model", ("pulse",), "the right value is pulse.", required=True),
-    *PULSE.values(),
-)
+# More keywords than a request line holds come with the body instead.
+PULSE_BODY = _table(keywords())
+
+_MODEL = choice("model", ("pulse",), "the right value is pulse.", required=True)
+
+STT = _table(_MODEL, *PULSE.values())
 
 LISTEN = _table(
     *SOURCE,
     *WRITTEN_FORM,
     flag("timestamps", "`true` fills words[].", default=False, feature=True),
-    flag(
-        "diarize",
-        "`true` says who speaks on words[], which `timestamps` fills; refused where there is no speaker model.",
-        default=False,
+    diarize("`timestamps` fills words[]"),
+    keywords(),
+    webhook("callback_url"),
+)
+
+LIVE = _table(
+    language("A language's code, or the pack's aggregator to detect among its languages. Default: the aggregator."),
+    choice(
+        "encoding",
+        ENCODINGS,
+        "Of the audio: bare mono samples, or Opus in Ogg or WebM.",
+        default="linear16",
+    ),
+    one_number("sample_rate", (8_000, 16_000, 22_050, 24_000, 44_100, 48_000), "Hz, of samples.", default=16_000),
+    *WRITTEN_FORM,
+    flag("word_timestamps", "`true` fills words[] of finals.", default=False, feature=True),
+    flag("sentence_timestamps", "`true` fills utterances[] of finals.", default=False, feature=True),
+    flag("full_transcript", "`true` adds all that was said so far to each event.", default=False, feature=True),
+    flag("vad_events", "`true` tells when somebody begins and stops to speak.", default=False, feature=True),
+    flag("vad", "The same as vad_events.", default=False),
+    flag("endpointing", "`false`: silence ends no utterance.", default=True, feature=True),
+    integer("eou_timeout_ms", 100, 10_000, "Silence that ends an utterance, in ms.", default=800),
+    flag("finalize_on_words", "`false`: neither words nor length end an utterance.", default=True, feature=True),
+    replace(
+        integer("max_words", 1, 10_000, "So many words end an utterance, with finalize_on_words.", default=1),
+        default=None,
+        schema={"type": "integer", "minimum": 1, "maximum": 10_000},
         feature=True,
     ),
-    later_text("keywords", "Words to listen for."),
-    webhook("callback_url"),
+    diarize("`word_timestamps` fills words[] and `sentence_timestamps` utterances[]"),
+    *REWRITTEN,
+    keywords(),
+    matching(
+        "external_session_id",
+        r"[A-Za-z0-9_.-]{1,128}",
+        "1 to 128 characters of A-Z a-z 0-9 _ . -",
+        "Kept with the usage of this session, and never echoed.",
+    ),
+)
+
+LIVE_STT = _table(_MODEL, *LIVE.values())
+
+LIVE_LISTEN = _table(*LIVE.values(), flag("timestamps", "The same as word_timestamps.", default=False, feature=True))
+
+RESUMED = _table(
+    matching("session_id", r"[0-9a-f]{32}", "the id that a session's events carry", "Go on with this session."),
+    integer("received", 0, 999_999_999, "How many events of that session have arrived.", default=0),
+    number("audio_from", 0, 1e7, "The earliest second of its audio that can be sent again.", default=0.0),
 )
 
 

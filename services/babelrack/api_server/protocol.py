@@ -1,14 +1,20 @@
-"""uvicorn's HTTP protocol with bounds on what it leaves open: header bytes, header time, and unread bodies."""
+"""uvicorn's protocols with bounds on what they leave open: header bytes, header time, unread bodies, gone clients."""
 
 from __future__ import annotations
 
 import json
+import logging
+import select
 from typing import TYPE_CHECKING, Any
 
+import websockets.http11
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
     import asyncio
+
+    from websockets.http11 import Request
 
 _HEADER_SECONDS = 15.0
 _HEADER_BYTES = 64 * 1024
@@ -17,6 +23,8 @@ _TOO_LARGE = "the request's head is larger than 64 KiB or has more than 128 head
 # An early answer (401, 413, 429) leaves a body unread. The client gets this long to notice the answer before the
 # connection closes under it, because a close with unread bytes is a reset, which can overtake the answer.
 _LINGER_SECONDS = 5.0
+# The head was bounded before it came here, and keywords ride on its first line.
+websockets.http11.MAX_LINE_LENGTH = _HEADER_BYTES
 
 
 class HeadTooLarge(Exception):
@@ -104,3 +112,29 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
+
+
+class QuietWebSocketProtocol(WebSocketsSansIOProtocol):
+    """One WebSocket; its log has neither queries nor what is said, and the application may ask whether its client is
+    still there: `scope["extensions"]["babelrack.gone"]`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = self.conn.logger = logging.getLogger("uvicorn.websocket")
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin a session, unless the handshake is refused."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            extensions: dict[str, Any] = self.scope["extensions"]
+            extensions["babelrack.gone"] = self._is_gone
+
+    def _is_gone(self) -> bool:
+        """Whether the client has closed its end; while it is held back, nobody reads, and nothing else would tell."""
+        connection = self.transport.get_extra_info("socket")
+        if self.disconnected or self.transport.is_closing() or connection is None:
+            return True
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))

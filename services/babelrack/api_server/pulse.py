@@ -82,6 +82,9 @@ class PulseEndpoints:
             try:
                 async with here.admitted(visit), here.received(request) as (body, spool):
                     _refuse_options_in(body, table)
+                    asked += body.fields
+                    wanted = options.parse_options(table, asked)
+                    visit.features = list(options.features(table, wanted))
                     if webhook is not None:
                         return await self._jobs.accept(
                             visit, webhook, body, spool, dialect="pulse", table=table, asked=asked, wanted=wanted
@@ -106,7 +109,9 @@ class PulseEndpoints:
 
 async def pulse_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the Pulse paths do."""
-    transcript = await here.transcript(visit, source, words=wanted["word_timestamps"], diarize=wanted["diarize"])
+    transcript = await here.transcript(
+        visit, source, words=wanted["word_timestamps"], diarize=wanted["diarize"], keywords=wanted["keywords"]
+    )
     return pulse_answer(visit, transcript, source, await wording(transcript, wanted)).model_dump_json(
         exclude_unset=True
     )
@@ -140,5 +145,5 @@ def pulse_answer(visit: Visit, transcript: Transcript, source: Source, said: Wor
 
 def _refuse_options_in(body: Body, table: Mapping[str, Option]) -> None:
     for name, _ in body.fields:
-        if name in table:
+        if name in table and name not in options.PULSE_BODY:
             raise BadRequest(f"{name} is a query parameter on this path; move it from the body to the URL.", param=name)

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     url_allowed_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         default=(), description="Comma-separated networks that a URL may point into although they are not public."
     )
+    max_live_sessions: int | None = Field(
+        default=None, ge=1, description="Live sessions at once; default the model server's concurrency."
+    )
+    max_live_seconds: float = Field(default=4 * 3600, gt=0, description="The most audio of a live session, in seconds.")
+    live_idle_seconds: float = Field(default=60, gt=0, description="The longest that a live client may send nothing.")
+    live_usage_seconds: float = Field(default=60, gt=0, description="A live session's usage is counted so often.")
     max_queue: int | None = Field(
         default=None, ge=0, description="Requests that may wait for the model server; default twice its concurrency."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -40,12 +40,13 @@ from babelrack.pairing import (
     Turn,
     Word,
 )
-from babelrack.pairing.messages import MAX_FRAME_BYTES
+from babelrack.pairing.messages import MAX_FRAME_BYTES, Keywords
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.datastructures import Headers
+    from starlette.requests import HTTPConnection
     from starlette.requests import Request as HttpRequest
 
     from babelrack.api_server.admission import Admission
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from babelrack.licensing import LicenseGate, UsageJournal
 
 _EVENTS_AHEAD = 64
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 _UNCOUNTED_FAULT = 500
 
 log = structlog.get_logger(__name__)
@@ -80,6 +81,8 @@ class Visit:
     language: str = ""
     checkpoint: str = ""
     audio_seconds: float = 0.0
+    external_session_id: str = ""
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Transcriber:
         self.gate = gate
         self.limiter = limiter
         self.keys = keys
-        self._decoders = decoders
+        self.decoders = decoders
         self._journal = journal
         self._admission = admission
         self._fetcher = fetcher
@@ -155,7 +158,7 @@ class Transcriber:
             for part in (self.gate, self.limiter, self.pair):
                 await part.start()
                 parts.push_async_callback(part.stop)
-            await parts.enter_async_context(self._decoders)
+            await parts.enter_async_context(self.decoders)
             yield
 
     @property
@@ -164,8 +167,14 @@ class Transcriber:
         return self.pair.fault is None and self.gate.state != "refused"
 
     def authenticate(self, headers: Headers) -> ClientKey:
-        """The client key of `Authorization: Bearer KEY` or `Token KEY`. Raises NoKey or BadKey."""
-        scheme, _, presented = headers.get("authorization", "").strip().partition(" ")
+        """The client key of `Authorization: Bearer KEY` or `Token KEY`. Raises NoKey or BadKey.
+
+        A browser can't set that header on a WebSocket: it sends the same two words as subprotocols.
+        """
+        authorization = headers.get("authorization", "")
+        if not authorization and (scheme := subprotocol_of(headers)):
+            authorization = f"{scheme} {headers['sec-websocket-protocol'].partition(',')[2].strip()}"
+        scheme, _, presented = authorization.strip().partition(" ")
         if not scheme:
             raise NoKey
         key = self.keys.find(presented.strip()) if scheme.lower() in ("bearer", "token") else None
@@ -174,7 +183,7 @@ class Transcriber:
         return key
 
     @asynccontextmanager
-    async def visit(self, request: HttpRequest, *features: str) -> AsyncIterator[Visit]:
+    async def visit(self, request: HTTPConnection, *features: str) -> AsyncIterator[Visit]:
         """Let a request in: its key, the licence and the model server are good. However it ends, it is counted."""
         visit = Visit(request.scope["state"]["request_id"], self.authenticate(request.headers), list(features))
         status = _UNCOUNTED_FAULT
@@ -187,7 +196,7 @@ class Transcriber:
             status = error.status
             raise
         except ClientGone:
-            status = _CLIENT_GONE
+            status = CLIENT_GONE
             raise
         except asyncio.CancelledError:
             status = 503  # only the end of the server cancels from outside
@@ -199,7 +208,7 @@ class Transcriber:
     def language(self, visit: Visit, wanted: str | None) -> str:
         """The language or aggregator to ask for. Raises LanguageNotEnabled for the model server or the licence."""
         language = self.pair.language(wanted)
-        self._require_licensed(language)
+        self.require_licensed(language)
         visit.language = language
         return language
 
@@ -255,7 +264,9 @@ class Transcriber:
                 param="diarize",
             )
 
-    async def transcript(self, visit: Visit, source: Source, *, words: bool, diarize: bool = False) -> Transcript:
+    async def transcript(
+        self, visit: Visit, source: Source, *, words: bool, diarize: bool = False, keywords: Keywords = ()
+    ) -> Transcript:
         """The whole transcript of `source` in the visit's language; segments have no times, words have when asked.
 
         Without words there is nothing to tell the speakers of.
@@ -267,6 +278,7 @@ class Transcriber:
             timestamps=False,
             words=words,
             diarize=words and diarize,
+            keywords=keywords,
         )
         return await self.transcribe(visit, request, source)
 
@@ -297,7 +309,7 @@ class Transcriber:
         try:
             async with self._admission.slot(patient=visit.patient), AsyncExitStack() as decoder:
                 decoding = await decoder.enter_async_context(
-                    self._decoders.open(source.descriptor, source.encoding, source.sample_rate)
+                    self.decoders.open(source.descriptor, source.encoding, source.sample_rate)
                 )
                 # What is no audio is found out before the model server hears of it.
                 first = await anext(decoding, b"")
@@ -314,7 +326,7 @@ class Transcriber:
         except AudioError as error:
             raise BadRequest(error.message, code=error.code) from error
         except Refused as refused:
-            raise _from_refusal(refused, request.language) from refused
+            raise from_refusal(refused, request.language) from refused
         except ModelServerLost as lost:
             self.pair.doubt()
             log.warning("model server lost", reason=str(lost), request_id=visit.request_id)
@@ -325,7 +337,7 @@ class Transcriber:
             match event:
                 case LanguageDetected():
                     visit.language, visit.checkpoint = event.language, event.checkpoint
-                    self._require_licensed(event.language)
+                    self.require_licensed(event.language)
                 case Failed(code="BAD_AUDIO"):
                     raise BadRequest(event.message, code=event.code)
                 case Failed():
@@ -343,7 +355,8 @@ class Transcriber:
         if self.gate.state == "refused":
             raise Unavailable(f"the licence is refused: {self.gate.reason}.", code="LICENSE", retry_after=60)
 
-    def _require_licensed(self, language: str) -> None:
+    def require_licensed(self, language: str) -> None:
+        """Raise LanguageNotEnabled when the licence doesn't cover `language`, Unavailable when it is refused."""
         if not self.gate.allows(language):
             self._require_license()
             licensed = [code for code in self.pair.languages if self.gate.allows(code)]
@@ -363,10 +376,22 @@ class Transcriber:
                 language=visit.language,
                 key=visit.key.name,
                 audio_seconds=visit.audio_seconds,
+                requests=visit.requests,
                 features=visit.features,
                 status=status,
+                external_session_id=visit.external_session_id,
             )
         )
+
+    async def count_live(self, visit: Visit, status: int = 200) -> None:
+        """Count what a live visit has used since it was last counted; all of its counts are one request together."""
+        if status == 200 and not visit.audio_seconds and not visit.requests:
+            return
+        if visit.audio_seconds:
+            self._metrics.audio_seconds.labels(visit.checkpoint, visit.language).inc(visit.audio_seconds)
+        used = replace(visit)
+        visit.audio_seconds, visit.requests = 0.0, 0
+        await self.count(used, status)
 
 
 class _Exchange:
@@ -440,7 +465,14 @@ class _Exchange:
             await self._said.put(error)
 
 
-def _from_refusal(refused: Refused, language: str) -> ApiError:
+def subprotocol_of(headers: Headers) -> str | None:
+    """`token` or `bearer`, where a WebSocket offers that word and a key as its subprotocols."""
+    scheme = headers.get("sec-websocket-protocol", "").partition(",")[0].strip()
+    return scheme if scheme.lower() in ("token", "bearer") else None
+
+
+def from_refusal(refused: Refused, language: str) -> ApiError:
+    """What a client is told when the model server didn't take its request."""
     if refused.status == 400 and refused.code == "LANGUAGE_NOT_ENABLED":
         return LanguageNotEnabled(refused.message, language, list(refused.languages))
     if refused.status == 400:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.8
 _SENTENCE_ENDS = tuple(".?!…。？！।॥؟۔｡។።။")
+_WITH_TIMES = ("word_timestamps", "sentence_timestamps", "timestamps")
 _CLOSING = "\"'”’»)]}」』）"
 
 
@@ -63,18 +64,29 @@ async def wording(transcript: Transcript, wanted: Mapping[str, Any]) -> Wording:
     return await asyncio.to_thread(worded, transcript.done.text, transcript.words, transcript.done.language, wanted)
 
 
-def worded(text: str, words: Sequence[pairing.Word], language: str, wanted: Mapping[str, Any]) -> Wording:
-    """`text` and its `words` in their written form; a word that was nothing but marks is gone."""
+def form_of(wanted: Mapping[str, Any]) -> writing.Form:
+    """The written form that options ask for; one that a path doesn't have is off."""
     kept = wanted["format"]
-    form = writing.Form(
+    return writing.Form(
         punctuate=kept and wanted["punctuate"],
         capitalize=kept and wanted["capitalize"],
         numerals=kept and wanted.get("itn_normalize", False),
         pii=wanted.get("redact_pii", False),
         pci=wanted.get("redact_pci", False),
     )
+
+
+def worded(
+    text: str,
+    words: Sequence[pairing.Word],
+    language: str,
+    wanted: Mapping[str, Any],
+    numbering: writing.Numbering | None = None,
+) -> Wording:
+    """`text` and its `words` in their written form; a word that was nothing but marks is gone."""
+    form = form_of(wanted)
     said = [writing.Word(word.word, word.start, word.end, min(max(word.probability, 0.0), 1.0)) for word in words]
-    written = writing.write(text.strip(), said, language=language, form=form)
+    written = writing.write(text.strip(), said, language=language, form=form, numbering=numbering)
     return Wording(
         text=written.text,
         words=[
@@ -107,7 +119,7 @@ def _speaker(words: Sequence[pairing.Word]) -> dict[str, Any]:
 
 
 def _warnings(wanted: Mapping[str, Any]) -> Iterator[str]:
-    if wanted.get("diarize") and wanted.get("word_timestamps") is False:
+    if wanted.get("diarize") and not any(wanted.get(name) for name in _WITH_TIMES):
         yield "diarize has no effect without word_timestamps=true, which fills the words that have speakers."
 
 

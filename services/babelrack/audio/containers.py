@@ -50,14 +50,18 @@ _CHUNKED: Final = {"wav": (b"RIFF", b"RIFX", b"RF64", b"BW64"), "aiff": (b"FORM"
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the request says: an encoding, or None for "see for yourself", and the shape of bare samples."""
+    """What the request says: an encoding, or None for "see for yourself", and the shape of bare samples.
+
+    What is `live` comes as it is spoken, and is handed on without waiting for more.
+    """
 
     encoding: str | None = None
     sample_rate: int = 16_000
     channels: int = 1
+    live: bool = False
 
     @classmethod
-    def checked(cls, encoding: str | None, sample_rate: int, channels: int) -> Self:
+    def checked(cls, encoding: str | None, sample_rate: int, channels: int, *, live: bool = False) -> Self:
         """Raise `AudioError` with UNKNOWN_ENCODING for a name or numbers that can't be decoded."""
         known = [*HEADERLESS, *CONTAINED_OPUS]
         if encoding is not None and encoding not in known:
@@ -74,7 +78,7 @@ class Declared:
                 )
             if not 1 <= channels <= 64:
                 raise AudioError("UNKNOWN_ENCODING", f"channels {channels} is outside of 1 to 64 for {encoding} audio.")
-        return cls(encoding, sample_rate, channels)
+        return cls(encoding, sample_rate, channels, live)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -152,26 +152,35 @@ class DecoderPool:
 
     @asynccontextmanager
     async def open(
-        self, file_descriptor: int, encoding: str | None = None, sample_rate: int = 16_000, channels: int = 1
+        self,
+        file_descriptor: int,
+        encoding: str | None = None,
+        sample_rate: int = 16_000,
+        channels: int = 1,
+        *,
+        live_seconds: float | None = None,
     ) -> AsyncIterator[Decoding]:
         """Decode the file behind `file_descriptor`, from its beginning; it may be closed once this is entered.
 
         `encoding` None reads containers by their content; `sample_rate` (Hz) and `channels` count only for headerless
-        encodings. Leaving the block ends the decode. Raises `AudioError`, or its subclass `DecoderLost` where
-        the fault is ours.
+        encodings. With `live_seconds` the file is a pipe that is written as somebody speaks, for so long at most: it is
+        decoded without waiting for more, and holds no place, because it lasts for as long as its caller wants.
+        Leaving the block ends the decode. Raises `AudioError`, or its subclass `DecoderLost` where the fault is ours.
         """
-        declared = Declared.checked(encoding, sample_rate, channels)
-        async with self._slots:
-            decoding = await self._begin(file_descriptor, declared)
+        live = live_seconds is not None
+        declared = Declared.checked(encoding, sample_rate, channels, live=live)
+        limits = self._limits if live_seconds is None else replace(self._limits, max_seconds=live_seconds)
+        async with nullcontext() if live else self._slots:
+            decoding = await self._begin(file_descriptor, declared, limits)
             try:
                 yield decoding
             finally:
                 if not decoding.close() and self._zygote is not None:
                     self._zygote.kill(decoding.identity)
 
-    async def _begin(self, file_descriptor: int, declared: Declared) -> Decoding:
+    async def _begin(self, file_descriptor: int, declared: Declared, limits: DecodeLimits) -> Decoding:
         identity = next(self._identities)
-        request = {"decode": identity, "declared": asdict(declared), "limits": asdict(self._limits)}
+        request = {"decode": identity, "declared": asdict(declared), "limits": asdict(limits)}
         pipes = [*os.pipe(), *os.pipe()]
         pcm, pcm_end, status, status_end = pipes
         try:

@@ -12,13 +12,12 @@ from typing import Any, Final, NoReturn
 import av
 import av.error
 import numpy as np
-import soxr
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from babelrack.audio import PCM_CHUNK_BYTES, SAMPLE_RATE
+from babelrack.audio import PCM_CHUNK_BYTES
 from babelrack.audio.containers import (
     CODECS,
     CONTAINED_OPUS,
@@ -33,6 +32,7 @@ from babelrack.audio.containers import (
 )
 from babelrack.audio.errors import AudioError
 from babelrack.audio.limits import DecodeLimits
+from babelrack.audio.samples import Resampler
 
 _UNTRUSTED_DURATION: Final = frozenset({"mp3", "aac", "amr"})
 """Demuxers that guess a duration from the first frames' bit rate when the file doesn't state one."""
@@ -96,6 +96,7 @@ class Decoder:
 
     def __init__(self, file_descriptor: int, declared: Declared, limits: DecodeLimits) -> None:
         self._limits = limits
+        self._live = declared.live
         self._upload = Upload(file_descriptor)
         head = self._upload.head()
         if not head:
@@ -141,6 +142,9 @@ class Decoder:
         if self._demuxer == "wav":
             # else megabytes of samples are searched for DTS and S/PDIF at 50 ms each, and packets are tiny
             whitelists |= {"probesize": "4096", "max_size": "65536"}
+        if self._live:
+            # else libavformat collects up to 5 MB, or as many seconds, before it hands on the first packet
+            whitelists |= {"probesize": "32", "analyzeduration": "0", "fflags": "nobuffer"}
         forced = None if self._demuxer == SYNC_ONLY else self._demuxer
         try:
             return av.open(
@@ -246,18 +250,24 @@ class Decoder:
             yield resampler.flush()
 
     def _mono_blocks(self) -> Iterator[tuple[NDArray[np.float32], int]]:
-        """Gather frames, which may be as short as 3 ms, into blocks of a second: mixing costs by the call."""
+        """Gather frames, which may be as short as 3 ms, into blocks of a second: mixing costs by the call.
+
+        What is live is not gathered.
+        """
         pending: list[NDArray[Any]] = []
         held, shape = 0, (0, 0, "")
         for frame in self._frames():
             found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-            if found != shape or held >= frame.sample_rate:
-                if pending:
-                    yield _mono(np.concatenate(pending, axis=1)), shape[0]
-                self._refuse_shape(frame.sample_rate, frame.layout.nb_channels)
-                pending, held, shape = [], 0, found
+            if pending and found != shape:
+                yield _mono(np.concatenate(pending, axis=1)), shape[0]
+                pending, held = [], 0
+            self._refuse_shape(frame.sample_rate, frame.layout.nb_channels)
+            shape = found
             pending.append(_channels(frame))
             held += frame.samples
+            if self._live or held >= frame.sample_rate:
+                yield _mono(np.concatenate(pending, axis=1)), shape[0]
+                pending, held = [], 0
         if pending:
             yield _mono(np.concatenate(pending, axis=1)), shape[0]
 
@@ -292,28 +302,6 @@ class Decoder:
 
     def _promises_audio(self, packets: int) -> bool:
         return packets > 1 or bool(self.info.claimed_seconds)
-
-
-class Resampler:
-    """Mono float samples at `rate` in, 16-bit samples at 16 kHz out, in step with time: no delay is left at the end."""
-
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
-        self._stream: Any = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
-
-    def push(self, samples: NDArray[np.float32]) -> NDArray[np.int16]:
-        """Take any number of samples and return those that are ready."""
-        return _to_int16(samples if self._stream is None else self._stream.resample_chunk(samples))
-
-    def flush(self) -> NDArray[np.int16]:
-        """Return the rest."""
-        nothing = np.zeros(0, np.float32)
-        return _to_int16(nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True))
-
-
-def _to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
-    rounded: NDArray[np.int16] = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2")
-    return rounded
 
 
 def _channels(frame: AudioFrame) -> NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from babelrack.engine.engine import CONCURRENCY, Engine, EngineOptions, Load
 from babelrack.engine.errors import EngineError
+from babelrack.engine.keywords import Keywords
 from babelrack.engine.weights import Precision
 from babelrack.engine.window import (
     MAX_SECONDS,
@@ -16,6 +17,7 @@ from babelrack.engine.window import (
     Transcribed,
     Window,
 )
+from babelrack.engine.words import stands_alone
 
 __all__ = [
     "CONCURRENCY",
@@ -25,6 +27,7 @@ __all__ = [
     "EngineError",
     "EngineOptions",
     "Event",
+    "Keywords",
     "Listener",
     "Load",
     "Lost",
@@ -35,4 +38,5 @@ __all__ = [
     "Task",
     "Transcribed",
     "Window",
+    "stands_alone",
 ]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Encoding is some two thirds of the work: two batches beside the decode fill a CPU, and more would wait for memory.
 _WORKERS: Final = 2
+# One more that only live windows get: a batch of files may take seconds, and nobody who speaks waits for it.
+_LIVE_WORKERS: Final = 1
 
 
 @dataclass(eq=False, slots=True)
@@ -30,12 +32,18 @@ class EncodeJob:
     error: Exception | None = None
     began: float = 0.0
 
+    @property
+    def live(self) -> bool:
+        """Whether somebody waits for them while speaking."""
+        return self.sequences[0].window.live
+
 
 class Encoding:
     """Runs encoder batches in threads of its own on a CPU, and at once, in order with the decode, on a GPU.
 
     The decode and each worker compute with their share of the CPU's threads while all are busy, and with more when
-    they are alone: a single window has the whole CPU for its encode and then for its decode.
+    they are alone: a single window has the whole CPU for its encode and then for its decode. One worker is kept from
+    batches of files, so that a live window never waits for one: smaller batches alone would still let it wait.
     """
 
     def __init__(self, device: torch.device, threads: int, wake: Callable[[], None]) -> None:
@@ -44,7 +52,7 @@ class Encoding:
         self._jobs: queue.SimpleQueue[EncodeJob | None] = queue.SimpleQueue()
         self._done: deque[EncodeJob] = deque()
         self._lock = threading.Lock()
-        self._pending = 0
+        self._pending = {True: 0, False: 0}
         self._at_work: set[EncodeJob] = set()
         self._decoding = False
         self.workers = min(_WORKERS, threads) if device.type == "cpu" and threads > 1 else 0
@@ -52,7 +60,7 @@ class Encoding:
 
     def start(self) -> None:
         """Start the workers; before this, batches are encoded at once."""
-        for number in range(self.workers):
+        for number in range(self.workers and self.workers + _LIVE_WORKERS):
             worker = threading.Thread(target=self._work, name=f"encoder-{number}", daemon=True)
             worker.start()
             self._running.append(worker)
@@ -67,8 +75,21 @@ class Encoding:
 
     @property
     def free(self) -> bool:
-        """Whether another batch would be begun at once."""
-        return self._pending < max(1, len(self._running))
+        """Whether another batch of files would be begun at once."""
+        return self._room(live=False)
+
+    @property
+    def free_for_live(self) -> bool:
+        """Whether another batch of live windows would be begun at once."""
+        return self._room(live=True)
+
+    def _room(self, *, live: bool) -> bool:
+        with self._lock:
+            return self._pending[live] < max(1, self.workers) and self._at_once < max(1, len(self._running))
+
+    @property
+    def _at_once(self) -> int:
+        return sum(self._pending.values())
 
     @property
     def began(self) -> list[float]:
@@ -79,7 +100,7 @@ class Encoding:
     def submit(self, job: EncodeJob) -> None:
         """Encode a batch; `finished` has it when it is done."""
         with self._lock:
-            self._pending += 1
+            self._pending[job.live] += 1
         if self._running:
             self._jobs.put(job)
         else:
@@ -98,11 +119,11 @@ class Encoding:
         """Give the calling thread its share of the CPU; called before each decode, and when there is none."""
         self._decoding = decoding
         if self._running and decoding:
-            _set_threads(max(1, self._threads // (1 + self._pending)))
+            _set_threads(max(1, self._threads // (1 + self._at_once)))
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            others = self._pending - 1 + self._decoding
+            others = self._at_once - 1 + self._decoding
             _set_threads(max(1, self._threads // (1 + others)))
             self._encode(job)
             self._wake()
@@ -116,7 +137,7 @@ class Encoding:
         except Exception as error:
             job.error = error
         with self._lock:
-            self._pending -= 1
+            self._pending[job.live] -= 1
             self._at_work.remove(job)
         self._done.append(job)
 

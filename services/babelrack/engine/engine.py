@@ -16,6 +16,7 @@ import torch
 from babelrack.engine.encoding import EncodeJob, Encoding
 from babelrack.engine.errors import EngineError
 from babelrack.engine.features import SAMPLE_RATE
+from babelrack.engine.keywords import Keywords
 from babelrack.engine.memory import slot_bytes
 from babelrack.engine.runner import Runner
 from babelrack.engine.scheduler import Scheduler
@@ -24,6 +25,7 @@ from babelrack.engine.window import Lost, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from collections.abc import Sequence as Rows
     from pathlib import Path
 
     from babelrack.engine.weights import Precision
@@ -147,6 +149,10 @@ class Engine:
         scheduler = lane.scheduler
         return Load(scheduler.running, scheduler.waiting + len(lane.arrivals), scheduler.slots, replace(lane.totals))
 
+    def keywords(self, checkpoint: str, phrases: Rows[tuple[str, float]]) -> Keywords:
+        """Phrases with their intensifiers for windows of `checkpoint`; on any thread: thousands take a while."""
+        return Keywords(phrases, self._lanes[checkpoint].runner.vocabulary, self.device)
+
     def submit(self, checkpoint: str, window: Window, listener: Listener) -> Sequence:
         """Queue a window; the listener hears of it until `Transcribed` or `Lost`.
 
@@ -158,6 +164,8 @@ class Engine:
         unknown = [language for language in window.languages if language not in vocabulary.languages]
         if unknown:
             raise EngineError(f"the vocabulary of checkpoint {checkpoint} has no language {unknown[0]!r}")
+        if window.keywords is not None and window.keywords.vocabulary is not vocabulary:
+            raise EngineError(f"the window's keywords are of another checkpoint than {checkpoint}")
         sequence = Sequence(window, vocabulary, listener, lane.runner.dimensions.text_positions)
         with self._condition:
             if self._stopping:
@@ -165,6 +173,10 @@ class Engine:
             lane.arrivals.append(sequence)
             self._condition.notify()
         return sequence
+
+    def pieces(self, checkpoint: str, tokens: Iterable[int]) -> list[tuple[str, int]]:
+        """Text tokens of a checkpoint in pieces of whole characters: the text of each, and how many tokens it takes."""
+        return self._lanes[checkpoint].runner.vocabulary.pieces(list(tokens))
 
     def cancel(self, sequence: Sequence) -> None:
         """Stop caring for a window: it leaves the batch at the next step and its listener hears nothing more."""
@@ -255,7 +267,7 @@ class Engine:
 
     def _advance(self, lane: _Lane) -> bool:
         """Begin to encode, align what is decoded, decode a token of each window that can; returns whether any did."""
-        step = lane.scheduler.schedule(encode=self._encoding.free)
+        step = lane.scheduler.schedule(encode=self._encoding.free, encode_live=self._encoding.free_for_live)
         if step.encode:
             self._encoding.submit(EncodeJob(lane.runner, step.encode))
         self._encoding.share(decoding=bool(step.decode or step.align))

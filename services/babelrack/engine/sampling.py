@@ -3,6 +3,9 @@
 The rules for timestamps are those of Radford et al. 2022, sections 2.3 and 4.5, as the reference decoder states them:
 they come in pairs around text, never go back, the first lies in the first second, and one is forced when all of them
 together are likelier than any text.
+
+Keywords change which text token is picked, and nothing else: not whether the next token is text, and not what is told
+of its log-probability, which is that of the logits without them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from babelrack.engine.tokens import TIMESTAMP_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Sequence as Rows
 
+    from babelrack.engine.keywords import Keywords
     from babelrack.engine.sequence import Sequence
     from babelrack.engine.tokens import Vocabulary
 
@@ -83,14 +87,47 @@ class Sampler:
             tokens_ = torch.where(forced, times + first, tokens_)
             best = torch.where(forced, best_time, best)
             total = torch.where(forced, total_time, total)
+        boosted = self._boost(logits, tokens_, sequences)
+        if boosted is not None:
+            best = torch.where(boosted == tokens_, best, logits.gather(1, boosted[:, None])[:, 0])
+            tokens_ = boosted
         picked = list(zip(tokens_.tolist(), (best - total).tolist(), strict=True))
         for row, sequence in enumerate(sequences):
             if sequence.draft.temperature > 0:
-                picked[row] = self._draw(logits[row], sequence.draft.temperature)
+                picked[row] = self._draw(logits[row], sequence)
         return picked
 
-    def _draw(self, logits: torch.Tensor, temperature: float) -> tuple[int, float]:
-        probabilities = torch.softmax(logits / temperature, 0)
+    def _boost(self, logits: torch.Tensor, picked: torch.Tensor, sequences: Rows[Sequence]) -> torch.Tensor | None:
+        """What is picked instead of the tokens `picked` [rows] where keywords help; None where there are none."""
+        # The rows of a request are mostly at the same node, the root: they are looked at together.
+        at_node: dict[tuple[Keywords, int], list[int]] = {}
+        for row, sequence in enumerate(sequences):
+            if sequence.window.keywords is not None:
+                for node in sequence.phrases:
+                    at_node.setdefault((sequence.window.keywords, node), []).append(row)
+        if not at_node:
+            return None
+        best, chosen = logits.gather(1, picked[:, None])[:, 0], picked.clone()
+        for (keywords, node), rows in at_node.items():
+            tokens, bonuses = keywords.boosted(node)
+            if not len(tokens):
+                continue
+            at = torch.tensor(rows, device=self._device)
+            values, which = (logits[at[:, None], tokens] + bonuses).max(1)
+            better = values > best[at]
+            best[at] = torch.where(better, values, best[at])
+            chosen[at] = torch.where(better, tokens[which], chosen[at])
+        # Where a window would end or say a time, no phrase begins: at the end of speech all of them are as unlikely.
+        return torch.where(picked < self._vocabulary.end_of_text, chosen, picked)
+
+    def _draw(self, logits: torch.Tensor, sequence: Sequence) -> tuple[int, float]:
+        boosted = logits
+        if sequence.window.keywords is not None:
+            most = torch.zeros_like(logits)
+            for node in sequence.phrases:
+                most.scatter_reduce_(0, *sequence.window.keywords.boosted(node), "amax")
+            boosted = logits + most
+        probabilities = torch.softmax(boosted / sequence.draft.temperature, 0)
         token = int(torch.multinomial(probabilities, 1, generator=self._generator))
         return token, float(torch.log_softmax(logits, 0)[token])
 

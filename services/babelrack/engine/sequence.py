@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from babelrack.engine import quality, words
+from babelrack.engine.errors import EngineError
 from babelrack.engine.tokens import TIMESTAMP_SECONDS, TextStream, Vocabulary
 from babelrack.engine.window import (
     MAX_SECONDS,
@@ -19,12 +21,19 @@ from babelrack.engine.window import (
     Window,
 )
 
+if TYPE_CHECKING:
+    from babelrack.engine.keywords import State
+
 _SHORT_SECONDS = 7.0
 _MARGIN_SECONDS = 1.0
 _SHORTEST_SECONDS = 5.0
 _BUCKET_SECONDS = 1.0
 _LOOP_CHECK_TOKENS = 8
+_LAST_SECONDS = 0.5
 _MAX_PROMPT_TOKENS = 223
+# The start of transcript, language, task and timing, and the end; the prompt has a start of its own.
+_OPENING_TOKENS = 5
+_LEAST_NEW_TOKENS = 64
 
 
 def encoder_seconds(seconds: float) -> float:
@@ -64,6 +73,7 @@ class Sequence:
         feed: tokens that the next step puts there.
         start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
         draft: what the try that runs has said.
+        phrases: the state of the window's keywords after that.
         aligning: whether its text is final, and only the times of its words are missing.
     """
 
@@ -77,18 +87,25 @@ class Sequence:
         self.aligning = False
         self.language = window.languages[0] if len(window.languages) == 1 else None
         self._vocabulary = vocabulary
-        prompt = vocabulary.encode_prompt(window.prompt)[-_MAX_PROMPT_TOKENS:] if window.prompt else []
+        # A prompt is cut from its beginning where the text that it stands before needs the room.
+        room = min(_MAX_PROMPT_TOKENS, text_positions - len(window.prefix) - _LEAST_NEW_TOKENS - _OPENING_TOKENS)
+        if room < 0:
+            raise EngineError(f"a prefix of {len(window.prefix)} tokens leaves no room for what follows it")
+        prompt = vocabulary.encode_prompt(window.prompt)[-room:] if window.prompt and room else []
         self._prompt = [vocabulary.start_of_previous, *prompt] if prompt else []
-        self._limit = quality.token_limit(window.seconds, text_positions - len(self._prompt) - 5)
+        self._limit = quality.token_limit(window.seconds, text_positions - len(self._prompt) - _OPENING_TOKENS)
         own_length = encoder_seconds(window.seconds)
         self._own_seconds = own_length
-        self._tries = quality.tries(window.temperature, fits=own_length < MAX_SECONDS)
+        tries = quality.tries(window.temperature, fits=own_length < MAX_SECONDS)
+        self._tries = tries if window.retry else tries[:1]
         self._tried = 0
         self._best: Draft | None = None
         self._stream = TextStream(vocabulary) if window.stream else None
         self._spoken = 0
         self.no_speech_prob = 0.0
-        self.draft = Draft(temperature=window.temperature)
+        self.draft = self._primed()
+        self._given = len(self.draft.tokens)
+        self.phrases: State = ()
         self.position = 0
         self.feed: list[int] = []
         self.start_row: int | None = None
@@ -121,7 +138,7 @@ class Sequence:
         """Go on in `language`."""
         self.language = language
         self.listener(Detected(language, probability))
-        self.feed = self._opening(language)
+        self.feed = [*self._opening(language), *self.draft.tokens]
 
     def said(self, token: int, logprob: float) -> bool:
         """Take the next token; returns whether this try has ended."""
@@ -131,9 +148,13 @@ class Sequence:
             return True
         draft.tokens.append(token)
         draft.logprobs.append(logprob)
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after([token], self.phrases)
         self.feed = [token]
         if len(draft.tokens) >= self._limit:
             draft.whole = False
+            return True
+        if self.window.live and self._closes(draft.tokens):
             return True
         if len(draft.tokens) % _LOOP_CHECK_TOKENS == 0 and self._loop_start() is not None:
             return True
@@ -141,6 +162,13 @@ class Sequence:
         if self._stream is not None and self._loop_start(_LOOP_CHECK_TOKENS) is None:
             self._speak(last=False)
         return False
+
+    def _closes(self, tokens: list[int]) -> bool:
+        """Whether a segment ends where the window does: what is primed says it again after that; nothing is left."""
+        vocabulary = self._vocabulary
+        if not vocabulary.is_timestamp(tokens[-1]) or len(tokens) < 2 or vocabulary.is_timestamp(tokens[-2]):
+            return False
+        return vocabulary.seconds(tokens[-1]) >= self.window.seconds - _LAST_SECONDS
 
     def concluded(self) -> bool:
         """Judge the try that ended; False when another try is begun.
@@ -151,7 +179,7 @@ class Sequence:
         loop = self._loop_start()
         if loop is not None:
             # What it said once may be kept when no other try does better.
-            keep = max(loop, self._spoken)
+            keep = max(loop, self._spoken, self._given)
             del draft.tokens[keep:], draft.logprobs[keep:]
             verdict: quality.Verdict = "loop"
         elif not draft.whole:
@@ -182,19 +210,39 @@ class Sequence:
 
     def _begin(self) -> None:
         """Start the current try from an empty cache; what was already spoken to the listener stays said."""
-        vocabulary = self._vocabulary
-        kept = self._spoken
+        kept = max(self._spoken, self._given)
         previous = self.draft
         self.draft = Draft(
             temperature=self._tries[self._tried].temperature,
             tokens=previous.tokens[:kept],
             logprobs=previous.logprobs[:kept],
         )
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after(self.draft.tokens)
+        self._refeed()
+
+    def _refeed(self) -> None:
+        """Fill an empty cache with all that the draft has."""
         self.position = 0
-        self.feed = [*self._prompt, vocabulary.start_of_transcript]
+        self.feed = [*self._prompt, self._vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)
         if self.language is not None:
             self.feed += [*self._opening(self.language), *self.draft.tokens]
+
+    def _primed(self) -> Draft:
+        """A draft that begins with the window's prefix; where the decode says times, these come first."""
+        window = self.window
+        draft = Draft(temperature=window.temperature, tokens=list(window.prefix))
+        draft.logprobs = list(window.prefix_logprobs) or [0.0] * len(window.prefix)
+        if window.prefix and self.timed:
+            draft.tokens.insert(0, self._vocabulary.first_timestamp)
+            draft.logprobs.insert(0, 0.0)
+        return draft
+
+    def preempt(self) -> None:
+        """Give up the slot's contents: audio and text are computed again later, and what was said stays said."""
+        self.encoded = 0.0
+        self._refeed()
 
     def _opening(self, language: str) -> list[int]:
         vocabulary = self._vocabulary
@@ -246,7 +294,7 @@ class Sequence:
         if self._stream is not None:
             self._speak(last=True)
         elif quality.is_silence(draft.avg_logprob, self.no_speech_prob):
-            draft.tokens, draft.logprobs = [], []
+            del draft.tokens[self._given :], draft.logprobs[self._given :]
         self.aligning = self.window.words and bool(self.text_tokens)
         if not self.aligning:
             self._answer([])

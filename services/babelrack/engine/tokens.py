@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from babelrack.engine.errors import EngineError
+from babelrack.engine.words import WITHOUT_SPACES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +62,17 @@ class Vocabulary:
         ids: list[int] = self._tokenizer.encode(" " + text.strip(), add_special_tokens=False).ids
         return [token for token in ids if token < self.end_of_text]
 
+    def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each of `texts`, as they are written: a space at the start counts."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [[token for token in each.ids if token < self.end_of_text] for each in encoded]
+
+    @cached_property
+    def ends_before_word(self) -> frozenset[int]:
+        """The text tokens after which a word may begin without a space: a quote, a hyphen, a Chinese character."""
+        texts = self._tokenizer.decode_batch([[token] for token in range(self.end_of_text)])
+        return frozenset(token for token, text in enumerate(texts) if text and _parts_words(text[-1]))
+
     def is_timestamp(self, token: int) -> bool:
         """Whether `token` is one of `<|0.00|>` to `<|30.00|>`."""
         return token >= self.first_timestamp
@@ -82,6 +96,11 @@ class Vocabulary:
                 pieces.append((text, end - begun))
                 begun = end
         return pieces
+
+
+def _parts_words(character: str) -> bool:
+    marks = character != "\N{REPLACEMENT CHARACTER}" and unicodedata.category(character)[0] not in "LMN"
+    return marks or bool(WITHOUT_SPACES.match(character))
 
 
 class TextStream:

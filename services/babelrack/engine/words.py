@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 # Thai, Lao, Tibetan, Burmese, Khmer, kana, bopomofo, Han and their extensions.
-_WITHOUT_SPACES = re.compile(
+WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u19e0-\u19ff\u3005-\u3007\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00016fe0-\U0003ffff]"
 )
@@ -73,7 +73,7 @@ class Character:
     @property
     def stands_alone(self) -> bool:
         """Whether it is a word of its own, as its script has no spaces."""
-        return bool(_WITHOUT_SPACES.match(self.text)) and not self.text[0].isdigit()
+        return stands_alone(self.text)
 
     @property
     def opens(self) -> bool:
@@ -83,6 +83,11 @@ class Character:
 
 Spelling = list[Character]
 """The characters of a word, its punctuation and the space before it among them."""
+
+
+def stands_alone(character: str) -> bool:
+    """Whether a character is a word of its own, as its script has no spaces."""
+    return bool(WITHOUT_SPACES.match(character)) and not character[0].isdigit()
 
 
 def characters(pieces: Sequence[str]) -> list[Character]:

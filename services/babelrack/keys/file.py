@@ -44,11 +44,12 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
-    """Who asks, and what they may: None is no limit."""
+    """Who asks, and what they may: None is no limit. An `operator` may watch the sessions of others."""
 
     name: str
     requests_per_minute: int | None = None
     concurrency: int | None = None
+    operator: bool = False
 
 
 class KeyEntry(BaseModel):
@@ -60,6 +61,7 @@ class KeyEntry(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     requests_per_minute: Annotated[int, Field(ge=1, le=100_000)] | None = None
     concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    operator: bool = False
     created: AwareDatetime
     revoked: AwareDatetime | None = None
 
@@ -173,7 +175,9 @@ def read_keys(path: Path) -> list[KeyEntry]:
         raise KeyFileError(f"the key file {path}: {where + ': ' if where else ''}{fault['msg']}") from None
 
 
-def add_key(path: Path, name: str, *, requests_per_minute: int | None, concurrency: int | None) -> str:
+def add_key(
+    path: Path, name: str, *, requests_per_minute: int | None, concurrency: int | None, operator: bool = False
+) -> str:
     """Add a key to the file, which is made when missing, and return the key, which is kept nowhere.
 
     Raises KeyFileError.
@@ -184,6 +188,7 @@ def add_key(path: Path, name: str, *, requests_per_minute: int | None, concurren
         "sha256": hashlib.sha256(key.encode()).hexdigest(),
         "requests_per_minute": requests_per_minute,
         "concurrency": concurrency,
+        "operator": operator,
         "created": datetime.now(UTC).replace(microsecond=0),
     }
     with _locked(path):
@@ -218,7 +223,10 @@ def revoke_key(path: Path, name: str) -> None:
 
 def _usable(entries: list[KeyEntry]) -> list[tuple[bytes, ClientKey]]:
     return [
-        (bytes.fromhex(entry.sha256), ClientKey(entry.name, entry.requests_per_minute, entry.concurrency))
+        (
+            bytes.fromhex(entry.sha256),
+            ClientKey(entry.name, entry.requests_per_minute, entry.concurrency, entry.operator),
+        )
         for entry in entries
         if entry.revoked is None
     ]
@@ -247,7 +255,8 @@ def _parse(content: bytes) -> Any:
 
 
 def _write(path: Path, entries: list[KeyEntry]) -> None:
-    content = {"keys": [entry.model_dump(mode="json", exclude_none=True) for entry in entries]}
+    # The flag is written where it is set: a file for client keys alone stays as servers of before know it.
+    content = {"keys": [_kept(entry) for entry in entries]}
     text = json.dumps(content, indent=2) if path.suffix == ".json" else yaml.safe_dump(content, sort_keys=False)
     try:
         # The server that reads the file may be another user's: an existing file's owner and mode stay.
@@ -259,6 +268,10 @@ def _write(path: Path, entries: list[KeyEntry]) -> None:
                 os.chown(path, before.st_uid, before.st_gid)
     except OSError as error:
         raise KeyFileError(f"the key file {path} can't be written: {error.strerror or error}") from None
+
+
+def _kept(entry: KeyEntry) -> dict[str, Any]:
+    return entry.model_dump(mode="json", exclude_none=True, exclude=None if entry.operator else {"operator"})
 
 
 @contextlib.contextmanager

@@ -63,7 +63,8 @@ class UsageRecord(BaseModel):
     """One request as it is counted: never its audio or its text.
 
     `key` is the client key's name, `status` the HTTP status it was answered with, `audio_seconds` is kept to the
-    millisecond so that sums are exact, `features` are names such as `stream` or `translate`.
+    millisecond so that sums are exact, `features` are names such as `stream` or `translate`. A live session's records
+    have its client's own id for it, `external_session_id`, and are one request together.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -78,6 +79,7 @@ class UsageRecord(BaseModel):
     requests: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     status: Annotated[int, Field(ge=100, le=599)] = 200
     features: Annotated[list[Label], Field(max_length=32)] = []
+    external_session_id: Label = ""
 
     def model_post_init(self, _context: Any, /) -> None:
         """Round the audio's length to whole milliseconds."""

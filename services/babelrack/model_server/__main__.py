@@ -19,7 +19,7 @@ from babelrack.model_server.app import create_app
 from babelrack.model_server.metrics import serve_metrics
 from babelrack.model_server.server import ModelServer
 from babelrack.model_server.settings import Settings
-from babelrack.pairing.messages import MAX_FRAME_BYTES
+from babelrack.pairing.messages import MAX_TEXT_BYTES
 from babelrack.serving import DrainingServer, complain, complain_of_settings
 
 _NAME = "model server"
@@ -55,7 +55,7 @@ def main() -> int:
             host=settings.host,
             port=settings.port,
             ws="websockets-sansio",
-            ws_max_size=2 * MAX_FRAME_BYTES,
+            ws_max_size=MAX_TEXT_BYTES,
             ws_per_message_deflate=False,
             # A client that is held back reads and answers nothing, pings included.
             ws_ping_interval=None,

@@ -38,4 +38,8 @@ def create_app(server: ModelServer) -> FastAPI:
     async def transcribe(websocket: WebSocket) -> None:
         await socket.transcribe(websocket, server)
 
+    @app.websocket("/v1/stream")
+    async def stream(websocket: WebSocket) -> None:
+        await socket.stream(websocket, server)
+
     return app

@@ -31,8 +31,9 @@ class ModelServerCollector(Collector):
         names = list(server.admissions)
         yield self._gauge("asr_active_requests", "Requests in work.", lambda n: server.admissions[n].active, names)
         yield self._gauge("asr_batch_queue_depth", "Requests that wait.", lambda n: server.admissions[n].queued, names)
-        yield self._gauge("asr_active_streams", "Live streams in work.", lambda _: 0, names)
-        yield self._gauge("asr_stream_queue_depth", "Live streams that wait.", lambda _: 0, names)
+        yield self._gauge("asr_active_streams", "Live streams in work.", lambda n: server.admissions[n].streams, names)
+        waiting = "Live streams that wait."
+        yield self._gauge("asr_stream_queue_depth", waiting, lambda n: server.admissions[n].streams_queued, names)
         healthy = GaugeMetricFamily("asr_healthy", "Whether requests are taken: 1 or 0.")
         healthy.add_metric([], float(server.status[0] == "healthy"))
         yield healthy

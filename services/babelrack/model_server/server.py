@@ -33,6 +33,7 @@ class ModelServer:
     Attributes:
         loaded: the engine and its checkpoints, None while starting.
         admissions: the places of each checkpoint.
+        drains: set once no new requests are taken; what has no end of its own ends then.
         fault: why loading failed, in a sentence; the process then ends.
     """
 
@@ -46,6 +47,7 @@ class ModelServer:
         self._started = time.monotonic()
         self._step = "reading MODEL_URL"
         self._drain_by: float | None = None
+        self.drains = asyncio.Event()
         self._stop = threading.Event()
         self._loading: asyncio.Task[None] | None = None
 
@@ -96,6 +98,7 @@ class ModelServer:
         """Take no new requests from now on."""
         if self._drain_by is None:
             self._drain_by = time.monotonic() + self.settings.drain_seconds
+            self.drains.set()
             log.info("draining", active=sum(admission.active for admission in self.admissions.values()))
 
     @property

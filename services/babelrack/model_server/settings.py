@@ -36,6 +36,7 @@ class Settings(BaseSettings):
         default=None, ge=0, description="Requests that may wait for each checkpoint; default twice its concurrency."
     )
     idle_seconds: float = Field(default=120, gt=0, description="The longest that a client may send nothing.")
+    stream_idle_seconds: float = Field(default=60, gt=0, description="The same, for a client of a live stream.")
     drain_seconds: float = Field(default=120, ge=0, description="How long running requests may finish after SIGTERM.")
     api_base_url: str = Field(default="", description="The licence proxy, such as http://shared:6699.")
     license_key: SecretStr | None = None

@@ -1,24 +1,28 @@
-"""`WS /v1/transcribe`: one socket a request, as docs/architecture.md has it."""
+"""`WS /v1/transcribe` and `WS /v1/stream`: one socket a request, as docs/architecture.md has it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Literal, NoReturn
+from collections.abc import Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
 import structlog
-from pydantic import ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from babelrack.engine import EngineError
 from babelrack.model_server.admission import Overloaded
+from babelrack.model_server.decoding import EngineFailed
 from babelrack.model_server.routing import NotEnabled, Route
-from babelrack.model_server.transcription import EngineFailed, Transcription
-from babelrack.pairing import Accepted, Failed, Refusal, Request
+from babelrack.model_server.stream import Stream
+from babelrack.model_server.transcription import Transcription
+from babelrack.pairing import Accepted, Failed, Finalize, Refusal, Request, StreamRequest
 from babelrack.pairing.messages import MAX_FRAME_BYTES, EndOfAudio, Heartbeat
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from babelrack.model_server.loading import Loaded
     from babelrack.model_server.server import ModelServer
@@ -31,7 +35,17 @@ _FRAMES_AHEAD = 16
 _REQUEST_SECONDS = 10
 _HEARTBEAT_SECONDS = 1
 _CLIENTS_FAULT = ("BAD_REQUEST", "LANGUAGE_NOT_ENABLED")
+# A place may become free at once; one who speaks can't wait for longer.
+_PLACE_SECONDS = 2
 _RETRY_SECONDS = {"OVERLOADED": 2, "DRAINING": 2, "STARTING": 5, "UNHEALTHY": 10, "PAIRING": 10}
+
+
+_Frame = bytes | Finalize
+_Send = Callable[["Message"], Awaitable[None]]
+_COMMAND: TypeAdapter[EndOfAudio | Finalize] = TypeAdapter(
+    Annotated[EndOfAudio | Finalize, Field(discriminator="type")]
+)
+_Asked = TypeVar("_Asked", Request, StreamRequest)
 
 
 class _Refused(Exception):
@@ -59,17 +73,51 @@ class _Ended(Exception):
 
 
 async def transcribe(socket: WebSocket, server: ModelServer) -> None:
-    """Serve one socket to its end."""
+    """Serve one socket of a file to its end."""
+    async with _answering(socket):
+        request = await _request(socket, Request)
+        loaded, route = _admissible(request, server)
+        with _place(server, route, live=False) as turn:
+            await _send(socket, Accepted(checkpoint=route.checkpoint))
+
+            async def work(frames: AsyncIterator[_Frame], send: _Send) -> None:
+                await turn()
+                audio = (frame async for frame in frames if isinstance(frame, bytes))
+                transcription = Transcription(
+                    request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer
+                )
+                await transcription.run(audio)
+
+            await _serve(socket, work, idle_seconds=server.settings.idle_seconds)
+
+
+async def stream(socket: WebSocket, server: ModelServer) -> None:
+    """Serve one socket of a live stream to its end; when the server drains, this is the end of its audio."""
+    async with _answering(socket):
+        request = await _request(socket, StreamRequest)
+        loaded, route = _admissible(request, server)
+        with _place(server, route, live=True) as turn:
+            try:
+                async with asyncio.timeout(_PLACE_SECONDS):
+                    await turn()
+            except TimeoutError:
+                raise _overloaded(route) from None
+            await _send(socket, Accepted(checkpoint=route.checkpoint))
+
+            async def work(frames: AsyncIterator[_Frame], send: _Send) -> None:
+                stream = Stream(request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer)
+                await stream.run(frames)
+
+            idle = server.settings.stream_idle_seconds
+            await _serve(socket, work, idle_seconds=idle, finalizes=True, over=server.drains)
+
+
+@asynccontextmanager
+async def _answering(socket: WebSocket) -> AsyncIterator[None]:
+    """Accept the socket, and say in a last word why it isn't served to its end."""
     await socket.accept()
     try:
-        request = await _request(socket)
-        loaded, route = _admissible(request, server)
-        try:
-            with server.admissions[route.checkpoint].place() as turn:
-                await _send(socket, Accepted(checkpoint=route.checkpoint))
-                await _serve(socket, server, loaded, request, route, turn)
-        except Overloaded:
-            raise _Refused("OVERLOADED", f"checkpoint {route.checkpoint} has all that it can take; try again") from None
+        yield
     except _Refused as refused:
         await _last_word(socket, refused.refusal)
     except _Ended as ended:
@@ -78,17 +126,30 @@ async def transcribe(socket: WebSocket, server: ModelServer) -> None:
         log.debug("client gone")
 
 
-async def _request(socket: WebSocket) -> Request:
+@contextmanager
+def _place(server: ModelServer, route: Route, *, live: bool) -> Iterator[Callable[[], Awaitable[None]]]:
+    try:
+        with server.admissions[route.checkpoint].place(live=live) as turn:
+            yield turn
+    except Overloaded:
+        raise _overloaded(route) from None
+
+
+def _overloaded(route: Route) -> _Refused:
+    return _Refused("OVERLOADED", f"checkpoint {route.checkpoint} has all that it can take; try again")
+
+
+async def _request(socket: WebSocket, kind: type[_Asked]) -> _Asked:
     try:
         async with asyncio.timeout(_REQUEST_SECONDS):
-            return Request.model_validate_json(await socket.receive_text())
+            return kind.model_validate_json(await socket.receive_text())
     except (ValidationError, KeyError) as error:
         raise _Refused("BAD_REQUEST", "the first message must be a request, as JSON text") from error
     except TimeoutError:
         raise _Refused("BAD_REQUEST", f"no request came within {_REQUEST_SECONDS} s") from None
 
 
-def _admissible(request: Request, server: ModelServer) -> tuple[Loaded, Route]:
+def _admissible(request: Request | StreamRequest, server: ModelServer) -> tuple[Loaded, Route]:
     deployment = server.settings.deployment_name
     if request.deployment != deployment:
         raise _Refused(
@@ -109,40 +170,44 @@ def _admissible(request: Request, server: ModelServer) -> tuple[Loaded, Route]:
 
 async def _serve(
     socket: WebSocket,
-    server: ModelServer,
-    loaded: Loaded,
-    request: Request,
-    route: Route,
-    turn: Callable[[], Awaitable[None]],
+    work: Callable[[AsyncIterator[_Frame], _Send], Awaitable[None]],
+    *,
+    idle_seconds: float,
+    finalizes: bool = False,
+    over: asyncio.Event | None = None,
 ) -> None:
-    """Transcribe what the socket sends; a client that goes away ends the work at once."""
-    frames: asyncio.Queue[bytes | None] = asyncio.Queue(_FRAMES_AHEAD)
+    """Do the work that the socket's frames are for; a client that goes away ends it at once.
+
+    `over` ends the audio before the client does.
+    """
+    frames: asyncio.Queue[_Frame | None] = asyncio.Queue(_FRAMES_AHEAD)
 
     async def send(message: Message) -> None:
         await _send(socket, message)
 
-    async def work() -> None:
-        await turn()
-        transcription = Transcription(
-            request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer
-        )
+    async def do() -> None:
         try:
-            await transcription.run(_audio(frames))
+            await work(_audio(frames), send)
         except (EngineFailed, EngineError) as error:
             raise _Ended("ENGINE", str(error)) from error
 
-    working = asyncio.create_task(work())
+    async def end() -> None:
+        if over is not None:
+            await over.wait()
+            await frames.put(None)
+
+    working, ending = asyncio.create_task(do()), asyncio.create_task(end())
     watching = [
-        asyncio.create_task(_listen(socket, frames, server.settings.idle_seconds)),
+        asyncio.create_task(_listen(socket, frames, idle_seconds, finalizes=finalizes)),
         asyncio.create_task(_beat(socket)),
     ]
     try:
         done, _ = await asyncio.wait((working, *watching), return_when=asyncio.FIRST_COMPLETED)
         await (working if working in done else done.pop())
     finally:
-        for task in (working, *watching):
+        for task in (working, ending, *watching):
             task.cancel()
-        await asyncio.gather(working, *watching, return_exceptions=True)
+        await asyncio.gather(working, ending, *watching, return_exceptions=True)
     await socket.close()
 
 
@@ -153,7 +218,9 @@ async def _beat(socket: WebSocket) -> NoReturn:
         await _send(socket, Heartbeat())
 
 
-async def _listen(socket: WebSocket, frames: asyncio.Queue[bytes | None], idle_seconds: float) -> None:
+async def _listen(
+    socket: WebSocket, frames: asyncio.Queue[_Frame | None], idle_seconds: float, *, finalizes: bool
+) -> None:
     """Put audio into `frames` and None at its end, then wait for the client to go."""
     ended = False
     while True:
@@ -173,16 +240,18 @@ async def _listen(socket: WebSocket, frames: asyncio.Queue[bytes | None], idle_s
             await frames.put(pcm)
             continue
         try:
-            EndOfAudio.model_validate_json(text or "")
+            command = _COMMAND.validate_json(text or "")
         except ValidationError:
             raise _Ended("BAD_AUDIO", "a text frame that is not the end of the audio") from None
-        ended = True
-        await frames.put(None)
+        if isinstance(command, Finalize) and not finalizes:
+            raise _Ended("BAD_AUDIO", "only a live stream can be finalized before its end")
+        ended = isinstance(command, EndOfAudio)
+        await frames.put(None if isinstance(command, EndOfAudio) else command)
 
 
-async def _audio(frames: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
-    while (pcm := await frames.get()) is not None:
-        yield pcm
+async def _audio(frames: asyncio.Queue[_Frame | None]) -> AsyncIterator[_Frame]:
+    while (frame := await frames.get()) is not None:
+        yield frame
 
 
 async def _send(socket: WebSocket, message: Message) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy as np
 from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
 from babelrack.audio.windows import Window as Cut
 from babelrack.audio.windows import WindowCutter
-from babelrack.engine import Detected, Engine, Event, Lost, Spoken, SpokenWord, Transcribed, Window
+from babelrack.engine import Spoken, Window
+from babelrack.model_server.decoding import EngineFailed, Found, decode, separator
+from babelrack.model_server.keywords import KeywordTrees
 from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Turn, Word
 from babelrack.speakers import Diarization
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from babelrack.engine.sequence import Sequence
+    from babelrack.engine import Engine, SpokenWord, Transcribed
     from babelrack.model_server.routing import Route, Routing
     from babelrack.pairing import ModelEvent, Request
     from babelrack.speakers import Diarizer
@@ -30,11 +32,6 @@ if TYPE_CHECKING:
 # Enough to fill a batch alone, few enough that a long file neither crowds out others nor holds much memory.
 _WINDOWS_IN_FLIGHT = 16
 _LEAST_REST_SECONDS = 1.0
-_SCRIPTS_WITHOUT_SPACES = frozenset({"zh", "yue", "ja", "th", "lo", "my", "km", "bo"})
-
-
-class EngineFailed(Exception):
-    """The engine lost a window of this request."""
 
 
 @dataclass(slots=True)
@@ -93,9 +90,9 @@ class Transcription:
         self._candidates = route.languages
         self._language = route.languages[0] if len(route.languages) == 1 else None
         self._probability = 1.0
+        self._keywords = KeywordTrees(engine, request.keywords)
         self._room = asyncio.Semaphore(_WINDOWS_IN_FLIGHT)
         self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
-        self._running: set[Sequence] = set()
         self._windows = 0
         self._embedding: list[Future[Any]] = []
 
@@ -111,9 +108,6 @@ class Transcription:
                 tasks.create_task(self._tell())
         except* EngineFailed as lost:
             raise EngineFailed(str(lost.exceptions[0])) from None
-        finally:
-            for sequence in self._running:
-                self._engine.cancel(sequence)
 
     async def _feed(self, audio: AsyncIterator[bytes], tasks: asyncio.TaskGroup) -> None:
         async for pcm in audio:
@@ -172,34 +166,16 @@ class Transcription:
         self._room.release()
 
     async def _transcribe(self, window: Window, part: _Part) -> Transcribed:
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        def hear(event: Found | Spoken) -> None:
+            if isinstance(event, Found):
+                self._language, self._probability = event.language, event.probability
+                self._checkpoint = event.checkpoint
+            else:
+                part.said.append(event.text)
+                part.news.set()
 
-        def listen(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        sequence = self._engine.submit(self._checkpoint, window, listen)
-        self._running.add(sequence)
-        try:
-            while True:
-                match await events.get():
-                    case Detected(language, probability):
-                        self._language, self._probability = language, probability
-                        serving = self._routing.checkpoint(language)
-                        if serving != self._checkpoint:
-                            self._checkpoint = serving
-                            self._engine.cancel(sequence)
-                            return await self._transcribe(replace(window, languages=(language,)), part)
-                    case Spoken(text):
-                        part.said.append(text)
-                        part.news.set()
-                    case Transcribed() as answer:
-                        return answer
-                    case Lost(reason):
-                        raise EngineFailed(reason)
-        finally:
-            self._engine.cancel(sequence)
-            self._running.discard(sequence)
+        decoded = await decode(self._engine, self._routing, self._checkpoint, window, hear, self._keywords)
+        return decoded.answer
 
     def _keep(self, part: _Part, answer: Transcribed, offset: float, until: float) -> None:
         kept = [segment for segment in answer.segments if segment.end <= until]
@@ -294,4 +270,4 @@ class Transcription:
     @property
     def _separator(self) -> str:
         """What stands between the texts of two segments."""
-        return "" if self._language in _SCRIPTS_WITHOUT_SPACES else " "
+        return separator(self._language)

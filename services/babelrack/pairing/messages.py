@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 SAMPLE_RATE = 16_000
 MAX_FRAME_BYTES = 64 * 1024
+MOST_KEYWORDS = 10_000
+LONGEST_KEYWORD = 100
+MOST_KEYWORD_BYTES = 256 * 1024  # of the phrases together, as UTF-8
+HIGHEST_INTENSIFIER = 10.0
+# The largest text frame: a request with all keywords that it may have, each with its intensifier, all of it escaped.
+MAX_TEXT_BYTES = 1024 * 1024
 
 Role = Literal["dedicated", "multilingual"]
 ModelStatus = Literal["starting", "healthy", "draining", "unhealthy"]
@@ -50,12 +56,24 @@ class ModelHealth(Message):
     features: list[str] = []
 
 
+def _bounded_together(keywords: tuple[Keyword, ...]) -> tuple[Keyword, ...]:
+    if sum(len(phrase.encode()) for phrase, _ in keywords) > MOST_KEYWORD_BYTES:
+        raise ValueError(f"the keywords are larger than {MOST_KEYWORD_BYTES // 1024} KiB together")
+    return keywords
+
+
+Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_KEYWORD)]
+Intensifier = Annotated[float, Field(ge=0.0, le=HIGHEST_INTENSIFIER)]
+Keyword = tuple[Phrase, Intensifier]
+Keywords = Annotated[tuple[Keyword, ...], Field(max_length=MOST_KEYWORDS), AfterValidator(_bounded_together)]
+
+
 class Request(Message):
     """What is wanted of the audio that follows.
 
     Without `timestamps` a segment is a whole window, of up to 30 s, which decodes faster. With `stream`, text comes as
     it is decoded. With `words`, segments of a transcript carry their words; a translation has none. With `diarize`,
-    turns come after the last segment.
+    turns come after the last segment. `keywords` are phrases to expect.
     """
 
     request_id: str = Field(max_length=128)
@@ -68,6 +86,7 @@ class Request(Message):
     stream: bool = False
     words: bool = False
     diarize: bool = False
+    keywords: Keywords = ()
 
 
 class StreamRequest(Message):
@@ -79,6 +98,8 @@ class StreamRequest(Message):
         bounded: whether an utterance that goes on and on becomes final now and then; without, it goes on until it is
             ended, and only its text grows.
         words: whether a final carries its words with times.
+        diarize: whether those words carry their speaker; a speaker's number stays as long as the stream lasts.
+        keywords: phrases to expect, as for a `Request`.
         start_s: what the times of this stream begin with, for one that goes on where another was cut off.
     """
 
@@ -90,6 +111,8 @@ class StreamRequest(Message):
     max_words: int | None = Field(default=None, ge=1, le=10_000)
     bounded: bool = True
     words: bool = False
+    diarize: bool = False
+    keywords: Keywords = ()
     start_s: float = Field(default=0.0, ge=0.0)
 
 

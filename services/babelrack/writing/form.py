@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from babelrack.writing.digits import digits_of
 from babelrack.writing.entities import PCI, PII, entities_of
 from babelrack.writing.lexicon import reads_digit_words
 from babelrack.writing.marks import without_capitals, without_punctuation
-from babelrack.writing.numbering import Numbering
+from babelrack.writing.numbering import TOKEN, Numbering
 from babelrack.writing.numerals import NUMERAL_LANGUAGES, in_numerals
 from babelrack.writing.tail import settled
 from babelrack.writing.transcript import Edit, Transcript, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_FEWEST_DIGITS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,23 @@ def write(
     )
     origins = tuple(range(place.first, place.last) for place in transcript.places)
     return Written(transcript.text, written, origins, tuple(_warnings(language, form)), transcript)
+
+
+def unfinished(text: str, language: str, form: Form, *, paused: bool) -> int:
+    """The character from which `text` may be the beginning of an entity that is said to its end in the next text.
+
+    It is the text's length when nothing has to wait. Where the text was cut while somebody spoke, all that isn't
+    `settled` waits. Where they paused, only digits do, three or more that aren't part of an entity yet: people pause
+    within the numbers that they read out.
+    """
+    if not form.redacts:
+        return len(text)
+    start = settled(text, language)
+    if not paused:
+        return start
+    redacted = write(text[start:], language=language, form=Form(pii=form.pii, pci=form.pci)).text
+    digits = sum(len(piece.value) for piece in digits_of(TOKEN.sub(" ", redacted), language))
+    return start if digits >= _FEWEST_DIGITS else len(text)
 
 
 def _redacted(transcript: Transcript, language: str, kinds: frozenset[str], numbering: Numbering) -> Transcript:

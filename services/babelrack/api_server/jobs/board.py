@@ -7,22 +7,21 @@ its own jobs and no others, and what changed meanwhile is told when it is back.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from babelrack.api_server.redis_client import DEADLINE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from redis.asyncio import Redis
+
     Show = Callable[[str, str], Awaitable[str | None]]
 
-_DEADLINE_SECONDS = 0.4
 _AWAY_SECONDS = 2.0
 # A job is told of again at each try, so only what is over, or whose replica is gone, is forgotten by this.
 _KEPT_SECONDS = 24 * 3600
@@ -31,22 +30,13 @@ log = structlog.get_logger(__name__)
 
 
 class Board:
-    """Tells the other replicas of `deployment`; without a URL there are none."""
+    """Tells the other replicas of `deployment`; without a Redis there are none."""
 
-    def __init__(self, redis_url: str | None, deployment: str, *, password: str | None = None) -> None:
+    def __init__(self, redis: Redis | None, deployment: str) -> None:
         self._deployment = deployment
         self._news: dict[tuple[str, str], None] = {}
         self._told = asyncio.Event()
-        self._redis: Redis | None = None
-        if redis_url is not None:
-            self._redis = Redis.from_url(
-                redis_url,
-                password=password,
-                socket_timeout=_DEADLINE_SECONDS,
-                socket_connect_timeout=_DEADLINE_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-                client_name=f"babelrack-{deployment}",
-            )
+        self._redis = redis
 
     @asynccontextmanager
     async def running(self, show: Show) -> AsyncIterator[None]:
@@ -60,8 +50,6 @@ class Board:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            with contextlib.suppress(RedisError, OSError):
-                await self._redis.aclose()
 
     def tell(self, key: str, request_id: str) -> None:
         """The key's job of that request id has changed."""
@@ -74,7 +62,7 @@ class Board:
         if self._redis is None:
             return None
         try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
+            async with asyncio.timeout(DEADLINE_SECONDS):
                 found = await self._redis.get(self._name(key, request_id))
         except (RedisError, OSError, TimeoutError):
             return None
@@ -90,7 +78,7 @@ class Board:
                 try:
                     state = await show(*news)
                     if state is not None:
-                        async with asyncio.timeout(_DEADLINE_SECONDS):
+                        async with asyncio.timeout(DEADLINE_SECONDS):
                             await redis.set(self._name(*news), state, ex=_KEPT_SECONDS)
                 except (RedisError, OSError, TimeoutError):
                     self._news[news] = None

@@ -1,0 +1,229 @@
+"""Live sessions and the pack's Redis: watched from any replica, going on at another one, and well without it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import httpx
+import pytest
+import redis
+from license_rig import PATIENCE
+from live_rig import SECOND, LiveRig, eventually
+from redis_rig import PASSWORD
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+
+@pytest.fixture(scope="module")
+def live_rig(tmp_path_factory):
+    rig = LiveRig(tmp_path_factory.mktemp("r"))
+    rig.other = rig.replica()
+    yield rig
+    rig.stop()
+
+
+@pytest.fixture
+def rig(live_rig):
+    live_rig.reset()
+    return live_rig
+
+
+def headers(rig, key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {rig.keys[key]}"}
+
+
+def what_redis_has(rig, session_id: str) -> dict[str, bytes]:
+    with redis.Redis(unix_socket_path=str(rig.redis.socket), password=PASSWORD) as client:
+        names = [name for name in client.keys("*") if session_id.encode() in name]
+        return {
+            name.decode(): b"".join(client.lrange(name, 0, -1)) if client.type(name) == b"list" else client.get(name)
+            for name in names
+        }
+
+
+def health(server) -> dict:
+    return httpx.get(f"{server.url}/health", trust_env=False, timeout=PATIENCE).json()
+
+
+async def told(rig, session_id: str, text: str) -> None:
+    """Wait until Redis knows of it."""
+    await eventually(lambda: any(text.encode() in value for value in what_redis_has(rig, session_id).values()))
+
+
+async def refused(rig, key: str, **options) -> int:
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(rig.url(at=rig.other, **options), additional_headers=headers(rig, key), proxy=None):
+            pass
+    return refusal.value.response.status_code
+
+
+async def test_an_operator_watches_a_session_from_another_replica_and_nobody_else_does(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        session = (await live.hear())["session_id"]
+        await told(rig, session, "word1")
+        address = f"{rig.other.url}/waves/v1/stt/live/{session}"
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as client:
+            assert (await client.get(address)).status_code == 401
+            answer = await client.get(address, headers=headers(rig, "key"))
+            assert (answer.status_code, answer.json()["status"]) == (403, "error")
+            missing = await client.get(address[:-4] + "0000", headers=headers(rig, "operator"))
+            assert missing.status_code == 404
+            async with client.stream("GET", address, headers=headers(rig, "operator")) as watch:
+                assert watch.headers["content-type"].startswith("text/event-stream")
+                lines = watch.aiter_lines()
+                assert await anext(lines) == ": watching"
+                await live.tell("finalize")
+                final = await live.until(lambda event: event["is_final"])
+                await live.send(SECOND)
+                partial = await live.hear()
+                (last,) = await live.close()
+                seen = [line async for line in lines if line.startswith(("data", "event"))]
+    assert [json.loads(line[6:]) for line in seen[:-2]] == [final, partial, last]
+    assert seen[-2:] == ["event: end", "data: {}"]
+
+
+async def test_a_session_whose_replica_is_killed_goes_on_at_another(rig):
+    dying = rig.replica()
+    async with rig.session(at=dying, full_transcript="true", word_timestamps="true") as live:
+        for _ in range(2):
+            await live.send(SECOND)
+            await live.hear()
+            await live.tell("finalize")
+            await live.hear()
+        await live.send(SECOND)
+        partial = await live.hear()
+        session = partial["session_id"]
+        await told(rig, session, "word3")
+        dying.kill()
+        await live.rest()
+        assert live.code == 1006
+    # The client has missed the last final and what came after it.
+    options = {"session_id": session, "received": 3}
+    async with rig.session(at=rig.other, **options) as again:
+        resumed, *missed = [await again.hear() for _ in range(3)]
+        assert resumed == {"type": "session_resumed", "session_id": session, "audio_from": 2.0, "received": 3}
+        assert missed == live.events[3:]
+        talk = await rig.talk(-1)
+        await eventually(lambda: len(rig.model.talks) == 2)
+        talk = rig.model.talks[-1]
+        assert talk.request.start_s == 2.0
+        assert talk.request.words
+        await again.send(SECOND * 2)
+        (last,) = (await again.close())[-1:]
+    assert last["full_transcript"] == "word1 word2 word1 word2"
+    assert last["is_last"]
+    assert last["words"][0]["start"] >= 2.0
+    await eventually(lambda: not what_redis_has(rig, session))
+
+
+async def test_a_session_is_told_apart_by_its_key_and_is_forgotten_when_it_is_closed(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        session = (await live.hear())["session_id"]
+        await told(rig, session, "word1")
+        assert await refused(rig, "other", session_id=session) == 404
+        assert await refused(rig, "key", session_id="0" * 32) == 404
+        await live.close()
+    await eventually(lambda: not what_redis_has(rig, session))
+    assert await refused(rig, "key", session_id=session) == 404
+
+
+async def test_a_session_that_goes_on_elsewhere_is_let_go_by_the_replica_that_had_it(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        session = (await live.hear())["session_id"]
+        await told(rig, session, "word1")
+        async with rig.session(at=rig.other, session_id=session, received=1, audio_from=0.5) as again:
+            assert (await again.hear())["audio_from"] == 0.5
+            await live.send(SECOND)
+            *_, error = await live.rest()
+            assert error["error_code"] == "TAKEN"
+            assert live.code != 1000
+            assert (await again.close())[-1]["is_last"]
+
+
+async def test_numbers_of_entities_go_on_and_redis_never_has_what_was_redacted(rig):
+    async def first(talk):
+        await talk.final(" Call 212 555 0147 now.")
+        await talk.partial(" My card is 4111 11")
+        await talk.until(lambda: False)
+
+    async def second(talk):
+        await talk.until(lambda: talk.ended)
+        await talk.final(" Call 415 555 0199, or 2125550147.", "end")
+
+    rig.model.script = first
+    async with rig.session(redact_pii="true", redact_pci="true") as live:
+        await live.send(SECOND)
+        assert (await live.hear())["transcript"] == "Call [PHONENUMBER_1] now."
+        session = live.events[0]["session_id"]
+        await told(rig, session, "PHONENUMBER_1")
+        kept = b"".join(what_redis_has(rig, session).values())
+        assert b"555" not in kept
+        assert b"4111" not in kept
+        live.connection.transport.abort()
+    rig.model.script = second
+    async with rig.session(at=rig.other, session_id=session, received=1) as again:
+        await again.hear()
+        *_, last = await again.close()
+    assert last["transcript"] == "Call [PHONENUMBER_2], or [PHONENUMBER_1]."
+    assert "warnings" not in last
+
+
+async def test_what_is_kept_ends_by_itself(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        session = (await live.hear())["session_id"]
+        await told(rig, session, "word1")
+        with redis.Redis(unix_socket_path=str(rig.redis.socket), password=PASSWORD) as client:
+            for name in what_redis_has(rig, session):
+                assert 0 < client.pttl(name) <= 30_000
+        await live.close()
+
+
+async def test_a_session_outlives_redis_and_can_be_resumed_again_when_it_is_back(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        session = (await live.hear())["session_id"]
+        await told(rig, session, "word1")
+        rig.redis.kill()
+        await live.tell("finalize")
+        assert (await live.hear())["from_finalize"]
+        await eventually(lambda: "can't be watched" in health(rig.api).get("reason", ""))
+        assert health(rig.api)["status"] == "degraded"
+        assert await refused(rig, "key", session_id=session) == 503
+        answer = httpx.get(
+            f"{rig.api.url}/waves/v1/stt/live/{session}", headers=headers(rig, "operator"), trust_env=False
+        )
+        assert answer.status_code == 503
+        rig.redis.start()
+        await eventually(lambda: health(rig.api)["status"] == "healthy")
+        await eventually(lambda: health(rig.other)["status"] == "healthy")
+        await told(rig, session, "word1")
+        live.connection.transport.abort()
+    async with rig.session(at=rig.other, session_id=session, received=1) as again:
+        assert (await again.hear())["audio_from"] == 1.0
+        assert (await again.hear())["from_finalize"]
+        assert (await again.close())[-1]["is_last"]
+
+
+async def test_a_redis_that_hangs_holds_no_partial_up(rig):
+    async with rig.session() as live:
+        await live.send(SECOND)
+        await live.hear()
+        rig.redis.signal(signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            for _ in range(20):
+                await live.send(SECOND)
+                await live.hear()
+            slowest = time.monotonic() - begun
+            (last,) = await live.close()
+        finally:
+            rig.redis.signal(signal.SIGCONT)
+    assert last["is_last"]
+    assert slowest < PATIENCE
+    await eventually(lambda: health(rig.api)["status"] == "healthy")
