@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from bench import workload
@@ -19,7 +20,23 @@ _AT_ONCE = 16
 _LENGTH = 11
 _CLIPS = 32
 _TURNS = 5
-_SYLLABLES = tuple("".join(pair) for pair in itertools.product("bklmnrst", "aeiou"))
+_ENDS = (
+    "ander",
+    "elia",
+    "mont",
+    "ovic",
+    "stead",
+    "uma",
+    "wick",
+    "ynne",
+    "ardo",
+    "berg",
+    "dale",
+    "essa",
+    "field",
+    "gate",
+    "son",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,8 @@ class Keywords:
 
 def phrases(count: int) -> list[tuple[str, float]]:
     """Names that nobody has, of one word and of two, with intensifiers from 1 to 3."""
-    names = ("".join(parts).title() for parts in itertools.product(_SYLLABLES, repeat=3))
+    parts = itertools.product(_ENDS, ascii_lowercase, ascii_lowercase)
+    names = (f"{first}{second}{end}".title() for end, first, second in parts)
     both = zip(names, itertools.cycle(["", " Varn", " Olmsted"]), strict=False)
     return [(first + last, 1.0 + index % 3) for index, (first, last) in enumerate(itertools.islice(both, count))]
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that the project needs, from a bare Debian 12 on: Debian packages, .venv, the demo's checkpoint, the speaker
-# model. Run it again at any time: what is done is left alone. Settings: PYTHON, DEMO_CHECKPOINT and SPEAKER_MODEL (URLs).
+# Everything that the project needs, from a bare Debian 12 on: Debian packages, .venv, the JavaScript example's package,
+# the demo's checkpoint, the speaker model.
+# Run it again at any time: what is done is left alone. Settings: PYTHON, DEMO_CHECKPOINT and SPEAKER_MODEL (URLs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -124,6 +125,19 @@ python_packages() {
     mv "$VENV_STAMP.new" "$VENV_STAMP"
 }
 
+# --- JavaScript ------------------------------------------------------------------------------------------------
+
+# Only the example's own test needs it: without npm or its registry the test is skipped, and all else works.
+javascript_package() {
+    local home=examples/javascript
+    present npm || return 0
+    [[ ! $home/package-lock.json -nt $home/node_modules/.package-lock.json ]] && return 0
+    step "JavaScript package: ws, pinned in $home/package-lock.json"
+    npm ci --prefix $home --ignore-scripts --no-audit --no-fund --fetch-retries=1 --fetch-retry-mintimeout=1000 \
+        >>"$LOG" 2>&1 ||
+        note "npm failed (see $LOG); the JavaScript example's test will be skipped"
+}
+
 # --- Checkpoint ------------------------------------------------------------------------------------------------
 
 checkpoint_fingerprint() {
@@ -162,6 +176,7 @@ STARTED=$SECONDS INCOMPLETE=0
 [[ -s requirements.lock ]] || fail "requirements.lock is missing; it belongs to the repository."
 debian_packages
 python_packages
+javascript_package
 demo_checkpoint
 speaker_model
 ((INCOMPLETE == 0)) || fail "the rest is set up; the Debian packages named above are still missing."

@@ -121,6 +121,8 @@ def test_the_document_names_this_packs_languages_and_models(pack):
     ]
     assert "indic-multi" in form["properties"]["model"]["enum"]
     assert "x-loaded" not in str(served)
+    handshake = served["x-websockets"]["/waves/v1/stt/live"]["parameters"]
+    assert {each["name"] for each in handshake} >= {"model", "language", "eou_timeout_ms", "vad_events"}
 
 
 def test_the_document_says_which_options_come_later(pack):

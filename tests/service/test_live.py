@@ -24,6 +24,7 @@ from babelrack.audio.decode import decode_file
 from babelrack.pairing import Refusal
 
 ROOT = Path(__file__).parents[2]
+CONNECTS = int(os.environ.get("BABELRACK_TEST_CONNECTS", "300"))
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +433,7 @@ async def test_vanishing_clients_leave_nothing_behind(rig):
     await eventually(lambda: rig.model.open == 0)
     await asyncio.sleep(1)
     before = open_things(rig.api.process)
-    for start in range(0, 300, 6):
+    for start in range(0, CONNECTS, 6):
         await asyncio.gather(*(vanish(start + number) for number in range(6)))
     await eventually(lambda: rig.model.open == 0)
     await eventually(lambda: open_things(rig.api.process) <= before)
@@ -460,6 +461,21 @@ async def test_a_client_that_sends_faster_than_it_is_served_waits_and_its_going_
     await eventually(lambda: "api_live_sessions 0.0" in httpx.get(f"{rig.api.url}/metrics", trust_env=False).text)
     talk.deaf = False
     await eventually(lambda: talk.gone)
+
+
+async def test_a_long_session_is_counted_as_it_goes_and_is_one_request(rig):
+    server = rig.replica(LIVE_USAGE_SECONDS="1")
+    async with rig.session(at=server, external_session_id="long-1") as live:
+        await live.send(SECOND * 2)
+
+        def counted():
+            with sqlite3.connect(rig.proxy.database) as database:
+                rows = database.execute("SELECT body FROM records").fetchall()
+            return [row for (body,) in rows if (row := json.loads(body))["external_session_id"] == "long-1"]
+
+        await eventually(counted)
+        server.kill()  # what was counted stays
+    assert [(row["audio_seconds"], row["requests"], row["status"]) for row in counted()] == [(2.0, 1, 200)]
 
 
 async def test_usage_is_counted_once_with_the_client_s_own_id_and_that_is_never_echoed(rig):

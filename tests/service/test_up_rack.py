@@ -95,6 +95,58 @@ def test_transcribe_waits_when_the_server_says_so_and_gets_every_transcript(rack
     assert len(done.stdout.splitlines()) == 3
 
 
+def test_transcribe_live_says_each_utterance_of_a_file(rack):
+    done = rack.run("transcribe", "--live", "-l", "es", SPANISH["path"])
+    assert done.returncode == 0, done.stderr
+    assert words(done.stdout) == words(SPANISH["text"])
+    assert done.stderr == ""
+
+
+def test_transcribe_live_takes_headerless_audio_on_stdin_and_writes_the_messages(rack):
+    import speech as fixtures
+
+    samples = fixtures.clip(ENGLISH["file"]).samples()
+    command = [sys.executable, "-m", "babelrack.cli", "transcribe", "--live", "-l", "en", "-f", "json", "-"]
+    done = subprocess.run(
+        [*command, "--state", str(rack.state)], input=samples.tobytes(), capture_output=True, timeout=300, cwd=PROJECT,
+        check=True,
+    )  # fmt: skip
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event.get("is_last") for event in events].index(True) == len(events) - 1
+    finals = " ".join(event["transcript"] for event in events if event.get("is_final"))
+    assert words(finals) == words(ENGLISH["text"])
+
+
+def test_transcribe_live_ends_at_ctrl_c_with_the_last_transcript(rack):
+    long = speech(file="en-28s.flac")[0]["path"]
+    command = [sys.executable, "-m", "babelrack.cli", "transcribe", "--live", "-l", "en", "-f", "json", str(long)]
+    live = subprocess.Popen(
+        [*command, "--state", str(rack.state)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT
+    )
+    first = json.loads(live.stdout.readline())
+    live.send_signal(signal.SIGINT)
+    rest, complaint = live.communicate(timeout=120)
+    assert live.returncode == 0, complaint
+    last = json.loads(rest.splitlines()[-1])
+    assert (first["is_last"], last["is_last"]) == (False, True)
+
+
+def test_transcribe_live_says_in_one_sentence_why_it_is_refused(rack, tmp_path):
+    key_file = tmp_path / "key"
+    key_file.write_text("not a key")
+    key_file.chmod(0o600)
+    done = rack.run(
+        "transcribe", "--live", "-l", "en", "--gateway", rack.gateway, "--key-file", key_file, SPANISH["path"]
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+    noise = tmp_path / "noise.flac"
+    noise.write_bytes(os.urandom(5000))
+    done = rack.run("transcribe", "--live", "-l", "en", noise)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not audio" in done.stderr.lower() or "recognise" in done.stderr.lower()
+
+
 def test_transcribe_refuses_a_language_that_no_pack_serves_before_anything_is_sent(rack):
     done = rack.run("transcribe", "-l", "fi", SPANISH["path"])
     assert done.returncode == 1

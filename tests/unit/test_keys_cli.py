@@ -25,6 +25,14 @@ def test_a_key_is_printed_alone_on_stdout_so_that_it_can_be_piped(cli, tmp_path)
     assert KeyFile(path).find(key) == ClientKey("acme", 60, 4)
 
 
+def test_an_operator_s_key_is_marked_and_no_other_is(cli, tmp_path):
+    path = tmp_path / "keys.yaml"
+    keys = [cli("add", *names, "--file", path).stdout.strip() for names in (["acme"], ["ops", "--operator"])]
+    assert [KeyFile(path).find(key).operator for key in keys] == [False, True]
+    assert path.read_text().count("operator") == 1
+    assert cli("list", "--file", path).stdout.count("yes") == 1
+
+
 def test_list_shows_limits_and_revocations_and_no_secret(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("KEYS_FILE", str(tmp_path / "keys.yaml"))
     keys = [cli("add", "acme", "--requests-per-minute", 60).stdout.strip(), cli("add", "other").stdout.strip()]

@@ -164,7 +164,7 @@ def create_app(settings: Settings, secrets: Secrets, drain: Drain | None = None)
         languages = [*pair.languages, pair.aggregator] if pair.health is not None else []
         return {"languages": languages, "models": endpoints.models}
 
-    openapi.serve(app, loaded)
+    openapi.serve(app, loaded, PATHS)
     return app
 
 

@@ -174,11 +174,15 @@ def _filled(node: Any, loaded: Mapping[str, list[str]]) -> Any:
     return node
 
 
-def serve(app: FastAPI, loaded: Any) -> None:
-    """Let `app` answer `GET /openapi.json` with what `loaded()` says now."""
+def serve(app: FastAPI, loaded: Any, sockets: Mapping[str, Mapping[str, Option]]) -> None:
+    """Let `app` answer `GET /openapi.json` with what `loaded()` says now.
+
+    OpenAPI has no word for WebSockets: those of `sockets` are under `x-websockets`, with their handshake's options.
+    """
+    handshakes = {path: {"parameters": query(table), "security": SECURITY} for path, table in sockets.items()}
     plain = app.openapi
 
     def openapi() -> Schema:
-        return finished(plain(), loaded())
+        return finished({**plain(), "x-websockets": handshakes}, loaded())
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way

@@ -131,10 +131,17 @@ class QuietWebSocketProtocol(WebSocketsSansIOProtocol):
             extensions["babelrack.gone"] = self._is_gone
 
     def _is_gone(self) -> bool:
-        """Whether the client has closed its end; while it is held back, nobody reads, and nothing else would tell."""
+        """Whether the client has closed its end; while it is held back, nobody reads, and nothing else would tell.
+
+        What a client that is held back has sent before it went keeps its end of the connection from being heard of. Its
+        kernel answers a ping all the same: with a reset.
+        """
         connection = self.transport.get_extra_info("socket")
         if self.disconnected or self.transport.is_closing() or connection is None:
             return True
+        if self.read_paused and self.writable.is_set() and not self.close_sent:
+            self.conn.send_ping(b"")
+            self.transport.write(b"".join(self.conn.data_to_send()))
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))

@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+from babelrack.audio import SAMPLE_RATE
+from babelrack.cli import live as live_stream
 from babelrack.cli.rack import STATE, RackError, StateOption, gateway_and_key
 from babelrack.client import Client, TranscriptionError, read_routes
 
@@ -63,13 +65,25 @@ def transcribe(
         Path | None, typer.Option("--output", "-o", help="Folder for a file for each input, instead of stdout.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, max=64, help="Files on their way at a time.")] = 4,
+    live: Annotated[
+        bool, typer.Option("--live", help="Stream one file, or headerless audio on stdin (-), as it is spoken.")
+    ] = False,
+    encoding: Annotated[
+        live_stream.Encoding, typer.Option(help="Of the audio on stdin.")
+    ] = live_stream.Encoding.LINEAR16,
+    sample_rate: Annotated[int, typer.Option(help="Of the audio on stdin, in Hz.")] = SAMPLE_RATE,
     state: StateOption = STATE,
 ) -> None:
-    """Transcribe audio files.
+    """Transcribe audio files, or one live stream.
 
     Results go to stdout in the order of the files, errors to stderr; exit code 1 when a file has no transcript, after
     the others are done.
     """
+    if live:
+        _stream(files, format_, output, encoding, sample_rate, language, *gateway_and_key(state, gateway, key_file))
+        return
+    if live_stream.STDIN in files:
+        raise typer.BadParameter("stdin (-) is for live streams; add --live, or name a file.")
     _check_outputs(files, format_, output)
     url, key = gateway_and_key(state, gateway, key_file)
     routes = _through_gateway(url, language)
@@ -99,6 +113,26 @@ def transcribe(
             raise
     if failures:
         raise typer.Exit(1)
+
+
+def _stream(
+    files: list[Path],
+    format_: Format,
+    output: Path | None,
+    encoding: live_stream.Encoding,
+    sample_rate: int,
+    language: str | None,
+    url: str,
+    key: str | None,
+) -> None:
+    """One live stream, drawn as it comes."""
+    if len(files) != 1:
+        raise typer.BadParameter(f"--live streams one file, not {len(files)}.")
+    if output is not None or format_ not in (Format.TEXT, Format.JSON):
+        raise typer.BadParameter("--live writes text or json to stdout; leave --output and subtitles out.")
+    _through_gateway(url, language)
+    source = live_stream.Source(files[0], encoding, sample_rate)
+    live_stream.transcribe(source, url, key, language, as_json=format_ is Format.JSON)
 
 
 def _check_outputs(files: list[Path], format_: Format, output: Path | None) -> None:

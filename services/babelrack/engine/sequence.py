@@ -120,9 +120,10 @@ class Sequence:
     def timed(self) -> bool:
         """Whether the decode says times: where asked for, and in short windows, which they keep from looping.
 
-        Of clips of 3 s, a fifth loop without times at the length that they are encoded at; with times none does.
+        Of clips of 3 s, a fifth loop without times at the length that they are encoded at; with times none does. One
+        that is primed has no times in its prefix, and after the first it may say that all over again.
         """
-        return self.window.timestamps or self.window.seconds < _SHORT_SECONDS
+        return self.window.timestamps or (self.window.seconds < _SHORT_SECONDS and not self.window.prefix)
 
     @property
     def needs_audio(self) -> bool:
@@ -164,7 +165,7 @@ class Sequence:
         return False
 
     def _closes(self, tokens: list[int]) -> bool:
-        """Whether a segment ends where the window does: what is primed says it again after that; nothing is left."""
+        """Whether a segment ends where the window does, and nothing is left to be said."""
         vocabulary = self._vocabulary
         if not vocabulary.is_timestamp(tokens[-1]) or len(tokens) < 2 or vocabulary.is_timestamp(tokens[-2]):
             return False
@@ -217,12 +218,12 @@ class Sequence:
             tokens=previous.tokens[:kept],
             logprobs=previous.logprobs[:kept],
         )
-        if self.window.keywords is not None:
-            self.phrases = self.window.keywords.after(self.draft.tokens)
         self._refeed()
 
     def _refeed(self) -> None:
         """Fill an empty cache with all that the draft has."""
+        if self.window.keywords is not None:
+            self.phrases = self.window.keywords.after(self.draft.tokens)
         self.position = 0
         self.feed = [*self._prompt, self._vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)

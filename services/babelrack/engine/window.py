@@ -31,11 +31,11 @@ class Window:
         timestamps: whether segments get times; without, the window is one segment and decodes faster.
         stream: whether the listener gets `Spoken` events.
         words: whether segments carry their words with times, which a translation has none of.
+        keywords: phrases to expect, as `Engine.keywords` makes them of a list.
         live: whether somebody waits while speaking: it goes before all windows that are not.
         retry: whether what looks wrong is tried again; a text that will soon be decoded anew isn't worth it.
         prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
         prefix_logprobs: what is known of them, one for each; without, they count as certain.
-        keywords: phrases to expect, as `Engine.keywords` makes them of a list.
     """
 
     samples: npt.NDArray[np.int16]
@@ -46,11 +46,11 @@ class Window:
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    keywords: Keywords | None = None
     live: bool = False
     retry: bool = True
     prefix: tuple[int, ...] = ()
     prefix_logprobs: tuple[float, ...] = ()
-    keywords: Keywords | None = None
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:

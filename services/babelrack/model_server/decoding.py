@@ -46,7 +46,7 @@ async def decode(
     hear: Callable[[Found | Spoken], None],
     keywords: KeywordTrees,
 ) -> Decoded:
-    """Decode `window` with the request's `keywords`, with another checkpoint where the detected language has it.
+    """Decode `window`, with another checkpoint where the detected language has it.
 
     Cancelling takes it out of the batch. `hear` is told of the language as soon as it is detected, and of text where
     the window streams.
@@ -54,13 +54,13 @@ async def decode(
     Raises:
         EngineFailed: when the window is lost.
     """
+    window = replace(window, keywords=await keywords.of(checkpoint))
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
 
     def listen(event: Event) -> None:
         loop.call_soon_threadsafe(events.put_nowait, event)
 
-    window = replace(window, keywords=await keywords.of(checkpoint))
     sequence = engine.submit(checkpoint, window, listen)
     try:
         while True:
@@ -70,8 +70,8 @@ async def decode(
                     hear(Found(language, probability, serving))
                     if serving != checkpoint:
                         engine.cancel(sequence)
-                        known = replace(window, languages=(language,))
-                        return await decode(engine, routing, serving, known, hear, keywords)
+                        window = replace(window, languages=(language,))
+                        return await decode(engine, routing, serving, window, hear, keywords)
                 case Spoken() as spoken:
                     hear(spoken)
                 case Transcribed() as answer:

@@ -45,10 +45,12 @@ _STEP: Final = SAMPLE_RATE // 2
 """Speech that is new since the last decode, for the next to be worth it."""
 _FIRST: Final = SAMPLE_RATE
 """Audio of the first decode of a stretch: from less, a recogniser makes things up."""
-_TRIM_FROM: Final = 10 * SAMPLE_RATE
+_HOLD_WORDS: Final = 2
+"""The last words before the audio's end are not certain, even if two hypotheses agree: both may guess."""
+_TRIM_FROM: Final = 12 * SAMPLE_RATE
 """From this length on, the window's audio is dropped as far as its words are certain, …"""
-_TRIM_TO: Final = (2 * SAMPLE_RATE, 5 * SAMPLE_RATE)
-"""… at a pause that leaves that much of it: of less, with the text before it as a prompt, the prompt is said again."""
+_TRIM_TO: Final = (4 * SAMPLE_RATE, 7 * SAMPLE_RATE)
+"""… at a pause that leaves that much of it: shorter windows are misread, and say the text before them again."""
 _FORCE_FROM: Final = 20 * SAMPLE_RATE
 """A window of this length is cut whether or not two hypotheses agree."""
 _FORCE_HOLD: Final = SAMPLE_RATE
@@ -122,8 +124,8 @@ class Stream:
         self._route = route
         self._routing = routing
         self._engine = engine
-        self._send = send
         self._keywords = KeywordTrees(engine, request.keywords)
+        self._send = send
         self._probability = SpeechProbability(voice)
         self._speakers = Speakers(diarizer) if request.diarize and request.words and diarizer else None
         self._endpointer = Endpointer(
@@ -274,6 +276,7 @@ class Stream:
             pieces(self._engine.pieces(decoded.checkpoint, tokens), tokens, answer.logprobs),
             [word for segment in answer.segments for word in segment.words],
             start,
+            hold=_HOLD_WORDS,
         )
         stretch.decoded = until
         self._until = until

@@ -174,8 +174,7 @@ class Transcription:
                 part.said.append(event.text)
                 part.news.set()
 
-        decoded = await decode(self._engine, self._routing, self._checkpoint, window, hear, self._keywords)
-        return decoded.answer
+        return (await decode(self._engine, self._routing, self._checkpoint, window, hear, self._keywords)).answer
 
     def _keep(self, part: _Part, answer: Transcribed, offset: float, until: float) -> None:
         kept = [segment for segment in answer.segments if segment.end <= until]

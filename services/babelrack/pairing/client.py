@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
+_CLOSE_SECONDS = 1.0
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 Event = TypeVar("Event", ModelEvent, StreamEvent)
@@ -172,7 +173,7 @@ class ModelClient:
                 compression=None,
                 max_size=_MAX_MESSAGE_BYTES,
                 open_timeout=_CONNECT_SECONDS,
-                close_timeout=1,
+                close_timeout=_CLOSE_SECONDS,
                 # Both ends are on one host, and a model server that has enough audio reads nothing, pings included.
                 ping_interval=None,
                 proxy=None,
@@ -183,7 +184,12 @@ class ModelClient:
         try:
             yield connection
         finally:
-            await connection.close()
+            # The closing frame waits behind what was sent, and a model server that has enough doesn't read that.
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await connection.close()
+            except TimeoutError:
+                connection.transport.abort()
 
     async def _ask(self, connection: ClientConnection, request: Request | StreamRequest) -> Accepted:
         try:

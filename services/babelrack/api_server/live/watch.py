@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads the annotation
 from starlette.responses import Response, StreamingResponse
 
-from babelrack.api_server.errors import Forbidden, NotFound, Unavailable
+from babelrack.api_server.errors import BadRequest, Forbidden, NotFound, Unavailable
 from babelrack.api_server.live.relay import RelayAway
+from babelrack.api_server.options import RESUMED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -44,12 +45,13 @@ class WatchEndpoint:
             self._watchers += 1
             held.callback(self._leave)
             try:
-                events = await held.enter_async_context(self._relay.watching(request.path_params["session_id"]))
+                session_id = RESUMED["session_id"].parse(request.path_params["session_id"])
+                events = await held.enter_async_context(self._relay.watching(session_id))
             except RelayAway:
                 raise Unavailable(
                     "sessions can only be watched by way of Redis, and it is away.", code="NOT_WATCHABLE", retry_after=5
                 ) from None
-            except KeyError:
+            except (KeyError, BadRequest):
                 raise NotFound("no such session is live.", code="NO_SESSION") from None
             return _Watch(self._lines(events), held.pop_all())
 
