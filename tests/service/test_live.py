@@ -122,6 +122,11 @@ async def test_a_handshake_needs_a_key_and_a_browser_s_way_to_send_one_is_taken(
             pass
 
 
+async def test_a_handshake_as_long_as_ten_thousand_keywords_fits(rig):
+    async with rig.session(unknown="x" * 60_000) as live:
+        assert (await live.close())[-1]["is_last"]
+
+
 async def test_options_reach_the_model_server(rig):
     options = {"endpointing": "false", "eou_timeout_ms": "500", "max_words": "7", "word_timestamps": "true"}
     async with rig.session(**options):
@@ -436,7 +441,9 @@ async def test_vanishing_clients_leave_nothing_behind(rig):
     for start in range(0, CONNECTS, 6):
         await asyncio.gather(*(vanish(start + number) for number in range(6)))
     await eventually(lambda: rig.model.open == 0)
-    await eventually(lambda: open_things(rig.api.process) <= before)
+    # Clients of Redis and of the licence proxy keep some connections, however many sessions there were.
+    most = (before[0] + 16, before[1])
+    await eventually(lambda: all(now <= bound for now, bound in zip(open_things(rig.api.process), most, strict=True)))
     metrics = httpx.get(f"{rig.api.url}/metrics", trust_env=False).text
     assert "api_live_sessions 0.0" in metrics
     assert "Traceback" not in rig.api.log

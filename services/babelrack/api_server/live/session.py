@@ -181,9 +181,10 @@ class Session:
         with contextlib.suppress(WebSocketDisconnect, TimeoutError, ConnectionError, RuntimeError):
             if farewell.error is not None:
                 error = farewell.error
-                await self.say(
-                    SessionError(message=error.message, error_code=error.code, session_id=self._transcript.session_id)
-                )
+                # No event: what was wrong with this connection is nothing that another one has missed.
+                session_id = self._transcript.session_id
+                told = SessionError(message=error.message, error_code=error.code, session_id=session_id)
+                await self.send(event_json(told))
             await self._socket.close(farewell.code, _short(farewell.reason))
 
     async def _converse(self, stream: StreamSession, ears: Hearing) -> Farewell:
