@@ -31,13 +31,13 @@ def test_a_folder_is_used_where_it_is_and_an_archive_lands_in_the_cache(copied, 
 
 
 def test_what_is_no_speaker_model_is_refused_in_a_sentence(copied, tmp_path, checkpoint):
-    with pytest.raises(CheckpointError, match="sha256 is .* was asked for"):
+    with pytest.raises(CheckpointError, match=r"sha256 is .* was asked for"):
         fetch_speaker_model(f"{copied.as_uri()}#sha256={'0' * 64}", tmp_path / "cache")
     with pytest.raises(CheckpointError, match="model_type is 'whisper'; a speaker model is 'ge2e-lstm'"):
         fetch_speaker_model(checkpoint.as_uri(), tmp_path / "cache")
     config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"layers": 4}))
-    with pytest.raises(CheckpointError, match="lack lstm.weight_ih_l3"):
+    with pytest.raises(CheckpointError, match=r"lack lstm\.weight_ih_l3"):
         fetch_speaker_model(copied.as_uri(), tmp_path / "cache")
     (copied / "model.safetensors").rename(copied / "pretrained.pt")
     (copied / "config.json").write_text(json.dumps(config))

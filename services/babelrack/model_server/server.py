@@ -66,7 +66,7 @@ class ModelServer:
         if self.loaded is not None:
             await asyncio.to_thread(self.loaded.engine.stop)
             if self.loaded.diarizer is not None:
-                self.loaded.diarizer.close()
+                await asyncio.to_thread(self.loaded.diarizer.close)
         if self._gate is not None:
             await self._gate.stop()
 
