@@ -59,7 +59,6 @@ def test_every_rate_of_the_wire_reference_is_taken_and_no_other(rate):
         ("external_session_id", ""),
         ("external_session_id", "a/b"),
         ("diarize", "yes"),
-        ("keywords", "Blackwell:2"),
     ],
 )
 def test_a_bad_option_is_named(name, value):
