@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that the project needs, from a bare Debian 12 on: Debian packages, .venv, the JavaScript example's package,
-# the demo's checkpoint.
-# Run it again at any time: what is done is left alone. Settings: PYTHON, DEMO_CHECKPOINT (a checkpoint URL).
+# the demo's checkpoint, the speaker model.
+# Run it again at any time: what is done is left alone. Settings: PYTHON, DEMO_CHECKPOINT and SPEAKER_MODEL (URLs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -156,6 +156,17 @@ demo_checkpoint() {
     printf '%s\n' "$fingerprint" >$home/whisper-base.stamp
 }
 
+# --- Speaker model ---------------------------------------------------------------------------------------------
+
+speaker_model() {
+    local home=.cache/speakers fingerprint
+    fingerprint=$({ echo "${SPEAKER_MODEL:-}"; cat setup/speaker-model.txt setup/speaker_model.py; } | sha256sum | cut -d ' ' -f 1)
+    [[ -s $home/ge2e-lstm/model.safetensors && $(cat $home/ge2e-lstm.stamp 2>/dev/null) == "$fingerprint" ]] && return 0
+    step "The speaker model: $home/ge2e-lstm${SPEAKER_MODEL:+ from SPEAKER_MODEL}"
+    "$VENV/bin/python" setup/speaker_model.py "$home" || fail "the speaker model is not there yet (see above)."
+    printf '%s\n' "$fingerprint" >$home/ge2e-lstm.stamp
+}
+
 # ---------------------------------------------------------------------------------------------------------------
 
 mkdir -p .cache
@@ -167,5 +178,6 @@ debian_packages
 python_packages
 javascript_package
 demo_checkpoint
+speaker_model
 ((INCOMPLETE == 0)) || fail "the rest is set up; the Debian packages named above are still missing."
 if ((SECONDS - STARTED >= 2)); then note "set up in $((SECONDS - STARTED)) s"; fi

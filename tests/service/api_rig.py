@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 SPEECH = ROOT / "tests" / "fixtures" / "speech"
 CHECKPOINT = Path(os.environ.get("BABELRACK_TEST_CHECKPOINT", ROOT / ".cache" / "checkpoints" / "whisper-base"))
+SPEAKER_MODEL = ROOT / ".cache" / "speakers" / "ge2e-lstm"
 LANGUAGES = ("hi", "en", "bn", "ta", "te")
 DEPLOYMENT = "indic"
 AGGREGATOR = "multi-indic"
@@ -123,6 +124,7 @@ def model_server(folder: Path, *, deployment: str = DEPLOYMENT, **environment: s
         "PORT": str(server.port),
         "METRICS_PORT": str(free_port()),
         "MODEL_URL": f"file:{CHECKPOINT}#{fragment}",
+        "SPEAKER_MODEL_URL": f"file:{SPEAKER_MODEL}",
         "MODEL_CACHE_DIR": str(folder / "cache"),
         "STATE_DIR": str(folder / "state"),
         "DEPLOYMENT_NAME": deployment,

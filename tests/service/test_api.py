@@ -340,7 +340,7 @@ def test_listen_reads_its_options_beside_a_url(client, store):
     ("how", "why"),
     [
         ({"params": {"timestamps": "yes"}, "content": b"x"}, "timestamps takes true or false"),
-        ({"files": {"audio": ("a", b"x")}, "data": {"diarize": "true"}}, "diarize is not available"),
+        ({"files": {"audio": ("a", b"x")}, "data": {"diarize": "yes"}}, "diarize takes true or false"),
         ({"files": {"audio": ("a", b"x")}, "params": {"language": "hi"}, "data": {"language": "en"}}, "given twice"),
     ],
 )

@@ -129,6 +129,6 @@ def test_the_document_says_which_options_come_later(pack):
     served = httpx.get(f"{pack.api.url}/openapi.json", trust_env=False).json()
     parameters = served["paths"]["/waves/v1/pulse/get_text"]["post"]["parameters"]
     later = {each["name"] for each in parameters if "Not available in this version" in each["description"]}
-    assert later == {"diarize"}
+    assert later == set()
     for each in parameters:
         jsonschema.Draft202012Validator.check_schema(each["schema"])

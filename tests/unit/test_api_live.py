@@ -58,7 +58,7 @@ def test_every_rate_of_the_wire_reference_is_taken_and_no_other(rate):
         ("endpointing", "300"),
         ("external_session_id", ""),
         ("external_session_id", "a/b"),
-        ("diarize", "true"),
+        ("diarize", "yes"),
     ],
 )
 def test_a_bad_option_is_named(name, value):

@@ -75,7 +75,6 @@ def test_booleans_are_exactly_true_and_false(value):
 
 
 LATER = [
-    *((table, "diarize", "true") for table in ("pulse", "stt", "listen")),
     ("openai", "keywords[]", "x"),
     ("openai", "include[]", "logprobs"),
 ]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from babelrack.api_server.speakers import attributed
 from babelrack.api_server.wording import worded
-from babelrack.pairing import Word
+from babelrack.pairing import Turn, Word
 
 KEPT = {"format": True, "punctuate": True, "capitalize": True}
 
@@ -34,12 +35,12 @@ def wording(words, options=KEPT):
 def test_words_and_utterances_carry_times_and_confidence():
     formed = wording(said(" Hello", " there.", " Yes."))
     assert formed.text == "Hello there. Yes."
-    assert [word.model_dump() for word in formed.words] == [
+    assert [word.model_dump(exclude_unset=True) for word in formed.words] == [
         {"word": "Hello", "start": 0.0, "end": 0.4, "confidence": 0.9},
         {"word": "there.", "start": 0.5, "end": 0.9, "confidence": 0.9},
         {"word": "Yes.", "start": 1.0, "end": 1.4, "confidence": 0.9},
     ]
-    assert [utterance.model_dump() for utterance in formed.utterances] == [
+    assert [utterance.model_dump(exclude_unset=True) for utterance in formed.utterances] == [
         {"text": "Hello there.", "start": 0.0, "end": 0.9},
         {"text": "Yes.", "start": 1.0, "end": 1.4},
     ]
@@ -57,6 +58,39 @@ def test_words_and_utterances_carry_times_and_confidence():
 )
 def test_an_utterance_ends_with_its_sentence_or_at_a_pause(words, utterances):
     assert [utterance.text for utterance in wording(said(*words)).utterances] == utterances
+
+
+def spoken_by(words, *speakers):
+    return [
+        word.model_copy(update={"speaker": speaker, "speaker_confidence": 0.5 + speaker / 10})
+        for word, speaker in zip(words, speakers, strict=True)
+    ]
+
+
+def test_an_utterance_ends_where_the_speaker_changes_and_names_its_speaker():
+    formed = wording(spoken_by(said(" Are", " you", " yes", " I", " am."), 0, 0, 1, 1, 1))
+    assert [(each.text, each.speaker) for each in formed.utterances] == [("Are you", 0), ("yes I am.", 1)]
+    assert [(word.speaker, word.speaker_confidence) for word in formed.words] == [(0, 0.5)] * 2 + [(1, 0.6)] * 3
+
+
+def test_a_word_that_is_written_of_several_is_of_who_began_it_and_as_sure_as_the_least_sure():
+    options = {**KEPT, "itn_normalize": True}
+    formed = wording(spoken_by(said(" It", " costs", " twenty", " five", " dollars."), 0, 0, 2, 1, 1), options)
+    assert [(word.word, word.speaker, word.speaker_confidence) for word in formed.words][-1] == ("$25.", 2, 0.6)
+
+
+def test_a_word_is_of_the_turn_that_it_shares_most_time_with_else_of_the_nearest():
+    turns = [
+        Turn(start=1.0, end=2.0, speaker=0, confidence=0.9),
+        Turn(start=2.0, end=3.0, speaker=1, confidence=0.8),
+        Turn(start=5.0, end=6.0, speaker=0, confidence=0.7),
+    ]
+    spans = [(0.0, 0.2), (1.1, 1.9), (1.7, 2.2), (1.9, 2.4), (3.5, 3.7), (4.5, 4.6), (1.9, 4.0), (8.0, 9.0)]
+    words = [Word(word=" a", start=start, end=end, probability=1.0) for start, end in spans]
+    found = attributed(words, turns)
+    assert [word.speaker for word in found] == [0, 0, 0, 1, 1, 0, 1, 0]
+    assert found[3].speaker_confidence == 0.8
+    assert [(word.speaker, word.speaker_confidence) for word in attributed(words[:1], [])] == [(0, 0.0)]
 
 
 def test_a_word_that_was_only_punctuation_vanishes_and_sentences_still_part():

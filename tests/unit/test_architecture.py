@@ -14,12 +14,13 @@ MAY_IMPORT = {
     "checkpoints": set(),
     "audio": set(),
     "engine": set(),
+    "speakers": set(),
     "pairing": set(),
     "licensing": set(),
     "keys": set(),
     "writing": set(),
     "license_proxy": {"licensing"},
-    "model_server": {"engine", "checkpoints", "audio", "pairing", "licensing"},
+    "model_server": {"engine", "checkpoints", "audio", "pairing", "licensing", "speakers"},
     "api_server": {"audio", "pairing", "licensing", "keys", "packs", "writing"},
     "local": {"packs", "licensing", "keys"},
     "provider": {"packs"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
         "client",
     },
 }
-NEVER_TORCH = set(ROOMS) - {"engine", "model_server"}
+NEVER_TORCH = set(ROOMS) - {"engine", "model_server", "speakers"}
 
 
 def imports(room):

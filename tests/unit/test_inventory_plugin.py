@@ -170,6 +170,7 @@ def test_a_replica_knows_its_place_its_gpus_its_ports_and_what_it_serves(site):
         "aggregator": "multi-one",
         "languages": ["en", "hi"],
         "model_url": f"hf:a/b#name=one-all&role=multilingual&languages=en+hi&sha256={'ab' * 32}",
+        "speaker_model_url": "",
         "checkpoints": [{"name": "one-all", "url": "hf:a/b", "sha256": "ab" * 32}],
         "canary": {
             "audio": str(site.project / "packs" / "clip.flac"),

@@ -178,3 +178,11 @@ def test_an_address_is_read_back_as_it_is_written_or_refused(text: str) -> None:
 @pytest.mark.parametrize("text", ["10.0.0.1:1", "stt.example.org:65535", "[::1]:7100", "[fd00::3]:80"])
 def test_every_kind_of_address_is_read(text: str) -> None:
     assert str(Address.parse(text)) == text
+
+
+def test_a_sites_speaker_model_is_one_url_with_its_sha256(tmp_path):
+    assert load(tmp_path, SITE).speaker_model_url == ""
+    site = load(tmp_path, SITE | {"speaker_model": {"url": "file:voices", "sha256": "ab" * 32}})
+    assert site.speaker_model_url == f"file://{site.root}/voices#sha256={'ab' * 32}"
+    site = load(tmp_path, SITE | {"speaker_model": {"url": "https://store.test/voices/"}})
+    assert site.speaker_model_url == "https://store.test/voices/"

@@ -162,6 +162,7 @@ class _Fleet:
             "aggregator": pack.aggregator,
             "languages": list(pack.languages),
             "model_url": model_url,
+            "speaker_model_url": self.site.speaker_model_url,
             "checkpoints": checkpoints,
             "canary": self._canary(deployment),
         }

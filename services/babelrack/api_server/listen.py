@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ListenAnswer(BaseModel):
     """A transcript as the on-prem path answers it; `confidence` from 0 to 1, `duration` in seconds.
 
-    `words` is empty without `timestamps`.
+    `words` is empty without `timestamps`, and has speakers with `diarize`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +52,7 @@ class ListenEndpoint:
                 wanted = options.parse_options(options.LISTEN, asked)
                 visit.features += options.features(options.LISTEN, wanted)
                 here.language(visit, wanted["language"])
+                here.check_speakers(diarize=wanted["diarize"])
                 if wanted["callback_url"] is not None:
                     webhook = await self._jobs.check(wanted["callback_url"], "callback_url")
                     return await self._jobs.accept(
@@ -64,7 +65,9 @@ class ListenEndpoint:
 
 async def listen_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the on-prem path does."""
-    transcript = await here.transcript(visit, source, words=wanted["timestamps"], keywords=wanted["keywords"])
+    transcript = await here.transcript(
+        visit, source, words=wanted["timestamps"], diarize=wanted["diarize"], keywords=wanted["keywords"]
+    )
     done = transcript.done
     said = await wording(transcript, wanted)
     answer = ListenAnswer(
@@ -75,4 +78,4 @@ async def listen_json(here: Transcriber, visit: Visit, source: Source, wanted: M
         language=done.language,
         words=said.words,
     )
-    return answer.model_dump_json()
+    return answer.model_dump_json(exclude_unset=True)

@@ -74,20 +74,6 @@ def flag(name: str, description: str, *, default: bool, feature: bool = False) -
     return Option(name=name, parse=parse, schema=schema, description=description, default=default, feature=feature)
 
 
-def later_flag(name: str, description: str) -> Option:
-    """A flag whose `true` is not available in this version."""
-
-    def parse(value: str) -> bool:
-        if value == "true":
-            raise _not_available(name)
-        if value != "false":
-            raise BadRequest(f"{name} takes true or false, not {shown(value)}.", param=name)
-        return False
-
-    schema = {"type": "string", "enum": ["false"], "default": "false"}
-    return Option(name=name, parse=parse, schema=schema, description=_later(description), default=False)
-
-
 def later_text(name: str, description: str, *, default: str = "") -> Option:
     """An option that is not available in this version unless it has its default value."""
 
@@ -268,6 +254,12 @@ def _later(description: str) -> str:
     return f"{description} Not available in this version: anything but the default is refused."
 
 
+def diarize(filled: str) -> Option:
+    """Who speaks."""
+    description = f"`true` says who speaks, where {filled}; refused where the deployment has no speaker model."
+    return flag("diarize", description, default=False, feature=True)
+
+
 def query_pairs(query_string: bytes) -> list[tuple[str, str]]:
     """The query string's names and values, in order."""
     try:
@@ -356,7 +348,7 @@ PULSE = _table(
     *SOURCE,
     *WRITTEN_FORM,
     flag("word_timestamps", "`true` fills words[] and utterances[].", default=False, feature=True),
-    later_flag("diarize", "Speakers on words and utterances."),
+    diarize("`word_timestamps` fills words[] and utterances[]"),
     *REWRITTEN,
     keywords(),
     webhook("webhook_url"),
@@ -375,7 +367,7 @@ LISTEN = _table(
     *SOURCE,
     *WRITTEN_FORM,
     flag("timestamps", "`true` fills words[].", default=False, feature=True),
-    later_flag("diarize", "Speakers on words."),
+    diarize("`timestamps` fills words[]"),
     keywords(),
     webhook("callback_url"),
 )
@@ -404,7 +396,7 @@ LIVE = _table(
         schema={"type": "integer", "minimum": 1, "maximum": 10_000},
         feature=True,
     ),
-    later_flag("diarize", "Speakers on words and utterances."),
+    diarize("`word_timestamps` fills words[] and `sentence_timestamps` utterances[]"),
     *REWRITTEN,
     keywords(),
     matching(

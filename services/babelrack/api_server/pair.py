@@ -73,6 +73,10 @@ class Pair:
         """The loaded checkpoints' names."""
         return [] if self.health is None else [checkpoint.name for checkpoint in self.health.checkpoints]
 
+    def has(self, feature: str) -> bool:
+        """Whether the model server can do what not every one can."""
+        return self.health is not None and feature in self.health.features
+
     def doubt(self) -> None:
         """A request has lost the model server: ask at once instead of at the next turn."""
         self._doubt.set()

@@ -39,8 +39,8 @@ class Metadata(BaseModel):
 class PulseAnswer(BaseModel):
     """A transcript as the Pulse paths answer it.
 
-    `words` and `utterances` are empty without `word_timestamps`; `warnings` is there only where an option did less
-    than its name says.
+    `words` and `utterances` are empty without `word_timestamps`, and have speakers with `diarize`; `warnings` is there
+    only where an option did less than its name says.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -77,6 +77,7 @@ class PulseEndpoints:
             wanted = options.parse_options(table, asked)
             visit.features += options.features(table, wanted)
             here.language(visit, wanted["language"])
+            here.check_speakers(diarize=wanted["diarize"])
             webhook = await self._webhook(wanted)
             try:
                 async with here.admitted(visit), here.received(request) as (body, spool):
@@ -108,7 +109,9 @@ class PulseEndpoints:
 
 async def pulse_json(here: Transcriber, visit: Visit, source: Source, wanted: Mapping[str, Any]) -> str:
     """Transcribe `source` in the visit's language, and answer as the Pulse paths do."""
-    transcript = await here.transcript(visit, source, words=wanted["word_timestamps"], keywords=wanted["keywords"])
+    transcript = await here.transcript(
+        visit, source, words=wanted["word_timestamps"], diarize=wanted["diarize"], keywords=wanted["keywords"]
+    )
     return pulse_answer(visit, transcript, source, await wording(transcript, wanted)).model_dump_json(
         exclude_unset=True
     )

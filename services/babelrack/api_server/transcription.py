@@ -22,6 +22,7 @@ from babelrack.api_server.errors import (
     OverLimit,
     Unavailable,
 )
+from babelrack.api_server.speakers import attributed
 from babelrack.api_server.spool import Spool
 from babelrack.audio.errors import AudioError, DecoderLost
 from babelrack.keys import LimitExceeded
@@ -36,6 +37,7 @@ from babelrack.pairing import (
     Refused,
     Request,
     Segment,
+    Turn,
     Word,
 )
 from babelrack.pairing.messages import MAX_FRAME_BYTES, Keywords
@@ -100,12 +102,14 @@ class Transcript:
 
     done: Done
     segments: list[Segment] = field(default_factory=list)
+    turns: list[Turn] | None = None  # None where nobody asked who speaks
     seconds: float = 0.0  # from the audio being there to the answer
 
     @property
     def words(self) -> list[Word]:
-        """The words of all segments, where they were asked for."""
-        return [word for segment in self.segments for word in segment.words]
+        """The words of all segments, where they were asked for, with their speakers where those were too."""
+        words = [word for segment in self.segments for word in segment.words]
+        return words if self.turns is None else attributed(words, self.turns)
 
     @property
     def rtfx(self) -> float:
@@ -250,14 +254,30 @@ class Transcriber:
         """Raise BadRequest when no audio may be fetched from `url`."""
         await self._fetcher.check(url)
 
-    async def transcript(self, visit: Visit, source: Source, *, words: bool, keywords: Keywords = ()) -> Transcript:
-        """The whole transcript of `source` in the visit's language; segments have no times, words have when asked."""
+    def check_speakers(self, *, diarize: bool) -> None:
+        """Raise BadRequest when speakers are asked for and the model server can't tell them."""
+        if diarize and not self.pair.has("diarize"):
+            raise BadRequest(
+                "diarize needs a speaker model, and this deployment has none; its operator names one in speaker_model "
+                "of the site file (SPEAKER_MODEL_URL of the model server).",
+                code="NOT_CONFIGURED",
+                param="diarize",
+            )
+
+    async def transcript(
+        self, visit: Visit, source: Source, *, words: bool, diarize: bool = False, keywords: Keywords = ()
+    ) -> Transcript:
+        """The whole transcript of `source` in the visit's language; segments have no times, words have when asked.
+
+        Without words there is nothing to tell the speakers of.
+        """
         request = Request(
             request_id=visit.request_id,
             deployment=self.settings.deployment_name,
             language=visit.language,
             timestamps=False,
             words=words,
+            diarize=words and diarize,
             keywords=keywords,
         )
         return await self.transcribe(visit, request, source)
@@ -267,12 +287,15 @@ class Transcriber:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         segments: list[Segment] = []
+        turns: list[Turn] | None = [] if request.diarize else None
         async with self.events(visit, request, source) as events:
             async for event in events:
                 if isinstance(event, Segment):
                     segments.append(event)
+                elif isinstance(event, Turn) and turns is not None:
+                    turns.append(event)
                 elif isinstance(event, Done):
-                    return Transcript(event, segments, loop.time() - begun)
+                    return Transcript(event, segments, turns, loop.time() - begun)
         raise Unavailable("the model server ended without an answer; send the request again.", retry_after=2)
 
     @asynccontextmanager

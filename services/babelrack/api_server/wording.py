@@ -18,24 +18,31 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.8
 _SENTENCE_ENDS = tuple(".?!…。？！।॥؟۔｡។።။")
+_WITH_TIMES = ("word_timestamps", "sentence_timestamps", "timestamps")
 _CLOSING = "\"'”’»)]}」』）"
 
 
 class Word(BaseModel):
-    """A word with its times in seconds and a `confidence` from 0 to 1."""
+    """A word with its times in seconds and a `confidence` from 0 to 1.
+
+    With `diarize` it has its speaker, counted from 0, and a `speaker_confidence` from 0 to 1.
+    """
 
     word: str
     start: float
     end: float
     confidence: float
+    speaker: int | None = None
+    speaker_confidence: float | None = None
 
 
 class Utterance(BaseModel):
-    """A sentence, or what is said between two pauses, with its times in seconds."""
+    """A sentence, or what one speaker says between two pauses, with its times in seconds; `speaker` with `diarize`."""
 
     text: str
     start: float
     end: float
+    speaker: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,27 +90,53 @@ def worded(
     return Wording(
         text=written.text,
         words=[
-            Word(word=word.text, start=word.start, end=word.end, confidence=word.confidence) for word in written.words
+            Word(
+                word=word.text,
+                start=word.start,
+                end=word.end,
+                confidence=word.confidence,
+                **_speaker(words[origin.start : origin.stop]),
+            )
+            for word, origin in zip(written.words, written.origins, strict=True)
         ],
         utterances=[
-            Utterance(text=passage, start=words[first].start, end=words[last - 1].end)
+            Utterance(text=passage, start=words[first].start, end=words[last - 1].end, **_voice(words[first]))
             for first, last in _stretches(words)
             if (passage := written.passage(first, last))
         ],
-        warnings=list(written.warnings),
+        warnings=[*written.warnings, *_warnings(wanted)],
     )
 
 
+def _voice(word: pairing.Word) -> dict[str, Any]:
+    return {} if word.speaker is None else {"speaker": word.speaker}
+
+
+def _speaker(words: Sequence[pairing.Word]) -> dict[str, Any]:
+    """Who says a word that was written of `words`: who began it, as sure as the least sure of them."""
+    sure = [word.speaker_confidence for word in words if word.speaker_confidence is not None]
+    return _voice(words[0]) | ({"speaker_confidence": min(sure)} if sure else {})
+
+
+def _warnings(wanted: Mapping[str, Any]) -> Iterator[str]:
+    if wanted.get("diarize") and not any(wanted.get(name) for name in _WITH_TIMES):
+        yield "diarize has no effect without word_timestamps=true, which fills the words that have speakers."
+
+
 def _stretches(words: Sequence[pairing.Word]) -> Iterator[tuple[int, int]]:
-    """First and last (not included) of the words of each sentence, and of what is said between two pauses."""
+    """First and last (not included) of the words of each sentence, and of what a speaker says between two pauses."""
     first = 0
     for index in range(1, len(words)):
         before = words[index - 1]
-        if _ends_sentence(before.word) or words[index].start - before.end >= _PAUSE_SECONDS:
+        if _ends_sentence(before.word) or _pause(before, words[index]) or before.speaker != words[index].speaker:
             yield first, index
             first = index
     if words:
         yield first, len(words)
+
+
+def _pause(before: pairing.Word, after: pairing.Word) -> bool:
+    return after.start - before.end >= _PAUSE_SECONDS
 
 
 def _ends_sentence(word: str) -> bool:

@@ -20,12 +20,11 @@ from babelrack.checkpoints.download import Downloader, NotFound, Received, Refus
 from babelrack.checkpoints.errors import CheckpointError, FetchStopped, SourceUnavailable
 from babelrack.checkpoints.layout import (
     INDEX,
-    OPTIONAL,
     PICKLE_SUFFIXES,
-    REQUIRED,
     WEIGHTS,
+    WHISPER,
+    Kind,
     Layout,
-    inspect,
     pickle_sentence,
     shard_names,
 )
@@ -59,6 +58,7 @@ def fetch(
     *,
     settings: FetchSettings | None = None,
     stop: threading.Event | None = None,
+    kind: Kind = WHISPER,
 ) -> Path:
     """The directory of the checkpoint `ref`, verified and ready to load.
 
@@ -71,14 +71,19 @@ def fetch(
     cache = Cache(cache_dir)
     cache.sweep()
     settings = settings or FetchSettings.from_environment()
-    return obtain(ref, cache, progress or silent, settings, stop or threading.Event()).layout.path
+    return obtain(ref, cache, progress or silent, settings, stop or threading.Event(), kind).layout.path
 
 
 def obtain(
-    ref: CheckpointRef, cache: Cache, progress: Progress, settings: FetchSettings, stop: threading.Event
+    ref: CheckpointRef,
+    cache: Cache,
+    progress: Progress,
+    settings: FetchSettings,
+    stop: threading.Event,
+    kind: Kind = WHISPER,
 ) -> Obtained:
     """`fetch`, with everything that was learnt on the way."""
-    obtained = _Fetch(ref, cache, progress, settings, stop).run()
+    obtained = _Fetch(ref, cache, progress, settings, stop, kind).run()
     progress(Step(ref.label, "ready"))
     return obtained
 
@@ -87,8 +92,15 @@ class _Fetch:
     """One reference on its way; phases are methods, in the order in which they happen."""
 
     def __init__(
-        self, ref: CheckpointRef, cache: Cache, progress: Progress, settings: FetchSettings, stop: threading.Event
+        self,
+        ref: CheckpointRef,
+        cache: Cache,
+        progress: Progress,
+        settings: FetchSettings,
+        stop: threading.Event,
+        kind: Kind,
     ) -> None:
+        self._kind = kind
         self._ref = ref
         self._cache = cache
         self._progress = progress
@@ -114,7 +126,9 @@ class _Fetch:
         if path.name.endswith(PICKLE_SUFFIXES):
             raise CheckpointError(f"{path}: {pickle_sentence(path.name)}")
         if path.suffix == ".safetensors":
-            raise CheckpointError(f"{path}: is the weights alone; give its folder, with config.json and tokenizer.json")
+            raise CheckpointError(
+                f"{path}: is the weights alone; give its folder, with {' and '.join(self._kind.required)}"
+            )
         digest = self._digest(path)
         self._expect(digest, str(path))
         if ready := self._cache.ready(digest):
@@ -286,9 +300,9 @@ class _Fetch:
                 return False
             return name in received
 
-        for name in REQUIRED:
+        for name in self._kind.required:
             bring(name)
-        for name in OPTIONAL:
+        for name in self._kind.optional:
             bring_if_there(name)
         if not bring_if_there(WEIGHTS):
             bring(INDEX)
@@ -345,7 +359,7 @@ class _Fetch:
 
     def _checked(self, directory: Path, sha256: str | None) -> Obtained:
         """The checkpoint in `directory`, if it is whole and is what its manifest says."""
-        layout = inspect(directory)
+        layout = self._kind.inspect(directory)
         manifest = Manifest.read(directory)
         of_manifest = WEIGHTS not in layout.files and self._is_folder and self._ref.sha256 is not None
         if of_manifest and manifest.files is None:

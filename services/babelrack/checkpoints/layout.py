@@ -12,6 +12,7 @@ from babelrack.checkpoints.manifest import MANIFEST
 from babelrack.checkpoints.weights import Tensor, read_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 WEIGHTS = "model.safetensors"
@@ -59,6 +60,15 @@ class Layout:
     parameters: int
     languages: frozenset[str]
     files: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a reference is expected to hold: the small files that are there or may be, and the check of the whole."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    inspect: Callable[[Path], Layout]
 
 
 def is_checkpoint_file(name: str) -> bool:
@@ -192,7 +202,15 @@ def _dimensions(path: Path) -> dict[str, int]:
 
 
 def _check_tensors(directory: Path, dimensions: dict[str, int], tensors: dict[str, Tensor]) -> None:
-    expected = _expected_shapes(dimensions)
+    check_shapes(directory, _expected_shapes(dimensions), tensors)
+
+
+def check_shapes(directory: Path, expected: dict[str, tuple[int, ...]], tensors: dict[str, Tensor]) -> None:
+    """Refuse weights that aren't what config.json calls for.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing or of another shape.
+    """
     for name, shape in expected.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -266,3 +284,6 @@ def _check_generation(path: Path) -> None:
         raise CheckpointError(
             f"{path}: is an English-only Whisper, which knows no languages; use a multilingual checkpoint"
         )
+
+
+WHISPER = Kind(REQUIRED, OPTIONAL, inspect)

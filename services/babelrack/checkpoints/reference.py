@@ -111,7 +111,9 @@ def parse_model_url(value: str) -> tuple[CheckpointRef, ...]:
             f"MODEL_URL names {len(entries)} checkpoints and a model server holds at most {MOST}; "
             "move some to another pack (or write a comma inside a URL as %2C)"
         )
-    references = tuple(_parse_entry(entry, place) for place, entry in enumerate(entries, start=1))
+    references = tuple(
+        parse_reference(entry, f"MODEL_URL entry {place}") for place, entry in enumerate(entries, start=1)
+    )
     named = [reference.name for reference in references if reference.name]
     for name in named:
         if named.count(name) > 1:
@@ -119,8 +121,12 @@ def parse_model_url(value: str) -> tuple[CheckpointRef, ...]:
     return references
 
 
-def _parse_entry(entry: str, place: int) -> CheckpointRef:
-    where = f"MODEL_URL entry {place}"
+def parse_reference(entry: str, where: str) -> CheckpointRef:
+    """The one reference that `entry` is; `where` is what a message calls it.
+
+    Raises:
+        CheckpointError: saying what is wrong with it, never showing a secret of it.
+    """
     if not entry:
         raise CheckpointError(f"{where} is empty; remove the extra comma")
     if any(character <= " " or character == "\x7f" for character in entry):

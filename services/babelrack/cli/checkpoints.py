@@ -28,6 +28,7 @@ from babelrack.checkpoints import (
     parse_model_url,
 )
 from babelrack.checkpoints import Progress as Tell
+from babelrack.checkpoints.speaker_model import fetch_speaker_model
 from babelrack.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -50,16 +51,21 @@ def _root() -> None:
 
 @app.command("fetch")
 def fetch_command(
-    model_url: Annotated[list[str], typer.Argument(help="One to three URLs, as in MODEL_URL.", metavar="MODEL_URL...")],
+    model_url: Annotated[
+        list[str] | None, typer.Argument(help="One to three URLs, as in MODEL_URL.", metavar="MODEL_URL...")
+    ] = None,
+    speaker_model: Annotated[str, typer.Option(help="A speaker model's URL, as in SPEAKER_MODEL_URL.")] = "",
     cache: Cache = DEFAULT_CACHE,
 ) -> None:
-    """Bring checkpoints into the cache and verify them; prints each one's folder.
+    """Bring checkpoints and a speaker model into the cache and verify them; prints each one's folder.
 
     For a host with no way out: run this where there is one, then copy the cache folder.
     """
-    references = parse_model_url(",".join(model_url))
+    references = parse_model_url(",".join(model_url or [])) if model_url or not speaker_model else ()
     with _progress() as tell:
         paths = [fetch(reference, cache, tell) for reference in references]
+        if speaker_model:
+            paths.append(fetch_speaker_model(speaker_model, cache, tell))
     for path in paths:
         typer.echo(path)
 

@@ -216,6 +216,7 @@ class Blueprint:
             DEPLOYMENT_NAME=name,
             AGGREGATOR=pack.aggregator,
             MODEL_URL=pack.model_url(self._site),
+            SPEAKER_MODEL_URL=self._site.speaker_model_url,
             MODEL_CACHE_DIR=self._site.root / ".cache" / "models",
             THREADS=self._threads,
             OMP_NUM_THREADS=self._threads,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from babelrack import __version__
 from babelrack.checkpoints import CheckpointError
 from babelrack.checkpoints.reference import parse_model_url
+from babelrack.checkpoints.speaker_model import parse_speaker_model_url
 from babelrack.credentials import CredentialError, read_credential
 from babelrack.licensing import GateSettings, LicenseGate
 from babelrack.logs import configure_logging
@@ -29,11 +30,13 @@ def main() -> int:
     try:
         settings = Settings()  # type: ignore[call-arg]  # its fields come from the environment
         parse_model_url(settings.model_url)
+        if settings.speaker_model_url:
+            parse_speaker_model_url(settings.speaker_model_url)
     except ValidationError as error:
         complain_of_settings(_NAME, error)
         return 2
     except CheckpointError as error:
-        complain(_NAME, f"MODEL_URL: {error}")
+        complain(_NAME, str(error))
         return 2
     configure_logging("model-server", settings.log_level)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it notes each socket

@@ -11,8 +11,10 @@ import torch
 
 from babelrack.audio.voice_activity import VoiceActivity
 from babelrack.checkpoints import Checkpoint, Step, prepare
+from babelrack.checkpoints.speaker_model import fetch_speaker_model
 from babelrack.engine import Engine, EngineOptions
 from babelrack.model_server.routing import Routing
+from babelrack.speakers import Diarizer
 
 if TYPE_CHECKING:
     import threading
@@ -31,6 +33,7 @@ class Loaded:
     engine: Engine
     voice: VoiceActivity
     routing: Routing
+    diarizer: Diarizer | None
 
 
 def load(settings: Settings, progress: Callable[[Step], None], stop: threading.Event) -> Loaded:
@@ -40,6 +43,11 @@ def load(settings: Settings, progress: Callable[[Step], None], stop: threading.E
         CheckpointError, EngineError: in one sentence, what is wrong with them.
     """
     checkpoints = prepare(settings.model_url, settings.model_cache_dir, progress=progress, stop=stop)
+    diarizer = None
+    if settings.speaker_model_url:
+        diarizer = Diarizer.load(
+            fetch_speaker_model(settings.speaker_model_url, settings.model_cache_dir, progress, stop=stop)
+        )
     device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,4 +70,4 @@ def load(settings: Settings, progress: Callable[[Step], None], stop: threading.E
         concurrency=engine.concurrency,
         slots={checkpoint.name: engine.load(checkpoint.name).slots for checkpoint in checkpoints},
     )
-    return Loaded(checkpoints, engine, VoiceActivity.load(), Routing(checkpoints, settings.aggregator))
+    return Loaded(checkpoints, engine, VoiceActivity.load(), Routing(checkpoints, settings.aggregator), diarizer)

@@ -65,6 +65,8 @@ class ModelServer:
                 await self._loading
         if self.loaded is not None:
             await asyncio.to_thread(self.loaded.engine.stop)
+            if self.loaded.diarizer is not None:
+                await asyncio.to_thread(self.loaded.diarizer.close)
         if self._gate is not None:
             await self._gate.stop()
 
@@ -137,6 +139,7 @@ class ModelServer:
             version=__version__,
             uptime_s=round(time.monotonic() - self._started, 1),
             license=self._gate.state if self._gate else None,
+            features=["diarize"] if loaded and loaded.diarizer else [],
             checkpoints=[
                 CheckpointHealth(
                     name=checkpoint.name,

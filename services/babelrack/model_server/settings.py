@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     )
     aggregator: str = Field(pattern=r"^multi(-[a-z0-9_-]{1,26})?$", description="The code that means: detect it.")
     model_url: str = Field(description="One to three checkpoint URLs, comma-separated; read once.")
+    speaker_model_url: str = Field(default="", description="A speaker model's URL; without one nothing is diarized.")
     model_cache_dir: Path = Path("/var/cache/babelrack/checkpoints")
     state_dir: Path = Field(default=Path("/var/lib/babelrack/model-server"), description="The cached licence answer.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda)$", description="auto: CUDA where there is any.")

@@ -83,7 +83,10 @@ async def transcribe(socket: WebSocket, server: ModelServer) -> None:
             async def work(frames: AsyncIterator[_Frame], send: _Send) -> None:
                 await turn()
                 audio = (frame async for frame in frames if isinstance(frame, bytes))
-                await Transcription(request, route, loaded.routing, loaded.engine, loaded.voice, send).run(audio)
+                transcription = Transcription(
+                    request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer
+                )
+                await transcription.run(audio)
 
             await _serve(socket, work, idle_seconds=server.settings.idle_seconds)
 
@@ -102,7 +105,8 @@ async def stream(socket: WebSocket, server: ModelServer) -> None:
             await _send(socket, Accepted(checkpoint=route.checkpoint))
 
             async def work(frames: AsyncIterator[_Frame], send: _Send) -> None:
-                await Stream(request, route, loaded.routing, loaded.engine, loaded.voice, send).run(frames)
+                stream = Stream(request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer)
+                await stream.run(frames)
 
             idle = server.settings.stream_idle_seconds
             await _serve(socket, work, idle_seconds=idle, finalizes=True, over=server.drains)
@@ -156,6 +160,8 @@ def _admissible(request: Request | StreamRequest, server: ModelServer) -> tuple[
     status, reason = server.status
     if status != "healthy" or server.loaded is None:
         raise _Refused(status.upper(), reason or "the model server is not ready")
+    if request.diarize and server.loaded.diarizer is None:
+        raise _Refused("BAD_REQUEST", "this model server has no speaker model; set its SPEAKER_MODEL_URL")
     try:
         return server.loaded, server.loaded.routing.route(request.language)
     except NotEnabled as error:

@@ -26,6 +26,7 @@ from babelrack.model_server.keywords import KeywordTrees
 from babelrack.model_server.utterance import Utterance
 from babelrack.pairing import SAMPLE_RATE, Finalize, Partial, SpeechEnded, SpeechStarted, StreamDone, Word
 from babelrack.pairing import Final as FinalText
+from babelrack.speakers import Session as Speakers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from babelrack.model_server.endpointing import Cause, Mark
     from babelrack.model_server.routing import Route, Routing
     from babelrack.pairing import StreamEvent, StreamRequest
+    from babelrack.speakers import Diarizer
 
 _STEP: Final = SAMPLE_RATE // 2
 """Speech that is new since the last decode, for the next to be worth it."""
@@ -116,6 +118,7 @@ class Stream:
         engine: Engine,
         voice: VoiceActivity,
         send: Callable[[StreamEvent], Awaitable[None]],
+        diarizer: Diarizer | None = None,
     ) -> None:
         self._request = request
         self._route = route
@@ -124,6 +127,7 @@ class Stream:
         self._keywords = KeywordTrees(engine, request.keywords)
         self._send = send
         self._probability = SpeechProbability(voice)
+        self._speakers = Speakers(diarizer) if request.diarize and request.words and diarizer else None
         self._endpointer = Endpointer(
             endpointing=request.endpointing, eou_timeout_ms=request.eou_timeout_ms, bounded=request.bounded
         )
@@ -159,6 +163,8 @@ class Stream:
                 continue
             samples = self._ring.add(frame)
             probabilities = await asyncio.to_thread(self._probability.feed, samples)
+            if self._speakers is not None:
+                self._speakers.hear(samples, probabilities)
             await self._mark(self._endpointer.feed(probabilities.tolist()))
             self._forget()
             while self._backlog > _BACKLOG:
@@ -323,6 +329,7 @@ class Stream:
         utterance, begin = self._utterance, self._begin
         text = utterance.text
         asked = cause in ("finalize", "end")
+        words = await self._words(utterance, at) if self._request.words else []
         if text or asked or self._told is not None:
             start, end = (begin, min(at, self._until)) if begin is not None else (at, at)
             await self._send(
@@ -331,7 +338,7 @@ class Stream:
                     start=self._clock(start),
                     end=self._clock(max(start, end)),
                     text=text,
-                    words=self._words(utterance) if self._request.words else [],
+                    words=words,
                     language=utterance.language or self._request.language,
                     checkpoint=utterance.checkpoint,
                     confidence=round(utterance.confidence, 4),
@@ -366,8 +373,9 @@ class Stream:
             )
         )
 
-    def _words(self, utterance: Utterance) -> list[Word]:
-        return [
+    async def _words(self, utterance: Utterance, at: int) -> list[Word]:
+        """The words of an utterance that ends at sample `at`."""
+        words = [
             Word(
                 word=word.text,
                 start=self._clock(word.start * SAMPLE_RATE),
@@ -375,6 +383,15 @@ class Stream:
                 probability=round(word.probability, 4),
             )
             for word in utterance.words
+        ]
+        if self._speakers is None:
+            return words
+        heard = self._speakers.utterance(at)
+        spans = [(word.start, word.end) for word in utterance.words]
+        labels = await asyncio.to_thread(self._speakers.assign, heard, spans)
+        return [
+            word.model_copy(update={"speaker": label.speaker, "speaker_confidence": round(label.confidence, 4)})
+            for word, label in zip(words, labels, strict=True)
         ]
 
     def _clock(self, sample: float) -> float:

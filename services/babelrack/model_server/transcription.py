@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
 from babelrack.audio.windows import Window as Cut
@@ -13,14 +15,19 @@ from babelrack.audio.windows import WindowCutter
 from babelrack.engine import Spoken, Window
 from babelrack.model_server.decoding import EngineFailed, Found, decode, separator
 from babelrack.model_server.keywords import KeywordTrees
-from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Word
+from babelrack.pairing import SAMPLE_RATE, Delta, Done, LanguageDetected, Segment, Turn, Word
+from babelrack.speakers import Diarization
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
 
     from babelrack.engine import Engine, SpokenWord, Transcribed
     from babelrack.model_server.routing import Route, Routing
     from babelrack.pairing import ModelEvent, Request
+    from babelrack.speakers import Diarizer
 
 # Enough to fill a batch alone, few enough that a long file neither crowds out others nor holds much memory.
 _WINDOWS_IN_FLIGHT = 16
@@ -39,6 +46,26 @@ class _Part:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class _Heard:
+    """The speech probabilities that windows are cut by, which the diarization hears as well."""
+
+    def __init__(self, source: SpeechProbability, diarization: Diarization) -> None:
+        self._source = source
+        self._diarization = diarization
+
+    def feed(self, samples: NDArray[np.int16]) -> NDArray[np.float32]:
+        """As `SpeechProbability` has it."""
+        speech = self._source.feed(samples)
+        self._diarization.feed(samples, speech)
+        return speech
+
+    def flush(self) -> NDArray[np.float32]:
+        """As `SpeechProbability` has it."""
+        speech = self._source.flush()
+        self._diarization.feed(np.zeros(0, np.int16), speech)
+        return speech
+
+
 class Transcription:
     """Runs one request on the engine; `send` puts its events on the wire, in the order of time."""
 
@@ -50,12 +77,15 @@ class Transcription:
         engine: Engine,
         voice: VoiceActivity,
         send: Callable[[ModelEvent], Awaitable[None]],
+        diarizer: Diarizer | None = None,
     ) -> None:
         self._request = request
         self._routing = routing
         self._engine = engine
         self._send = send
-        self._cutter = WindowCutter(SpeechProbability(voice))
+        self._diarization = Diarization(diarizer) if request.diarize and diarizer else None
+        speech = SpeechProbability(voice)
+        self._cutter = WindowCutter(_Heard(speech, self._diarization) if self._diarization else speech)
         self._checkpoint = route.checkpoint
         self._candidates = route.languages
         self._language = route.languages[0] if len(route.languages) == 1 else None
@@ -64,6 +94,7 @@ class Transcription:
         self._room = asyncio.Semaphore(_WINDOWS_IN_FLIGHT)
         self._parts: asyncio.Queue[_Part | None] = asyncio.Queue()
         self._windows = 0
+        self._embedding: list[Future[Any]] = []
 
     async def run(self, audio: AsyncIterator[bytes]) -> None:
         """Transcribe `audio` (s16le PCM in pieces) to its end; cancelling it takes its windows out of the batch.
@@ -82,8 +113,12 @@ class Transcription:
         async for pcm in audio:
             for cut in await asyncio.to_thread(self._cutter.push, pcm):
                 await self._begin(cut, tasks)
+            if self._diarization is not None and (late := self._diarization.behind) is not None:
+                await asyncio.wrap_future(late)
         for cut in await asyncio.to_thread(self._cutter.flush):
             await self._begin(cut, tasks)
+        if self._diarization is not None:
+            self._embedding = self._diarization.end()
         self._parts.put_nowait(None)
 
     async def _begin(self, cut: Cut, tasks: asyncio.TaskGroup) -> None:
@@ -201,6 +236,8 @@ class Transcription:
             logprobs += part.logprobs
         if not told_language and self._language is not None:
             await self._send_language()
+        if self._diarization is not None:
+            await self._tell_turns(self._diarization)
         await self._send(
             Done(
                 language=self._language or self._request.language,
@@ -211,6 +248,14 @@ class Transcription:
                 confidence=round(math.exp(sum(logprobs) / len(logprobs)), 4) if logprobs else 0.0,
             )
         )
+
+    async def _tell_turns(self, diarization: Diarization) -> None:
+        for future in self._embedding:
+            await asyncio.wrap_future(future)
+        for turn in await asyncio.to_thread(diarization.turns):
+            await self._send(
+                Turn(start=turn.start, end=turn.end, speaker=turn.speaker, confidence=round(turn.confidence, 4))
+            )
 
     async def _send_language(self) -> None:
         assert self._language is not None  # noqa: S101

@@ -232,6 +232,9 @@ class SiteFile(BaseModel):
     checkpoint_sources: dict[str, CheckpointSource] = Field(
         default={}, description="Where checkpoints come from here, by the checkpoint's name; '*' for all others."
     )
+    speaker_model: CheckpointSource | None = Field(
+        default=None, description="The speaker model, a URL as for checkpoints; without one `diarize` is refused."
+    )
     routes: dict[str, PackName] = Field(
         default={}, description="The pack that serves a language or an aggregator which two packs have."
     )
@@ -273,6 +276,7 @@ class Site:
     root: Path
     deployments: Mapping[str, Deployment]
     checkpoint_sources: Mapping[str, CheckpointSource]
+    speaker_model: CheckpointSource | None
     routes: Mapping[str, str]
     """The site's own choice of a pack for codes that two packs have."""
     gateway: Gateway
@@ -281,6 +285,15 @@ class Site:
     url_input: UrlInput
     fleet: Fleet | None
     """None for a site that is this one machine."""
+
+    @property
+    def speaker_model_url(self) -> str:
+        """The model servers' `SPEAKER_MODEL_URL`, its SHA-256 in the fragment; empty without a speaker model."""
+        model = self.speaker_model
+        if model is None:
+            return ""
+        url = resolve_file_url(model.url, self.root)
+        return f"{url}#sha256={model.sha256}" if model.sha256 else url
 
     def source(self, checkpoint: Checkpoint) -> tuple[str, str | None]:
         """The URL that a checkpoint is fetched from here, `file:` ones absolute, and the SHA-256 that goes with it."""
@@ -352,6 +365,7 @@ def _site(path: Path, written: SiteFile) -> Site:
         root=root,
         deployments=deployments,
         checkpoint_sources=written.checkpoint_sources,
+        speaker_model=written.speaker_model,
         routes=written.routes,
         gateway=_with_absolute_paths(written.gateway, root),
         license_proxy=written.license_proxy,

@@ -22,6 +22,7 @@ from babelrack.pairing.messages import (
     StreamDone,
     StreamEvent,
     StreamRequest,
+    Turn,
     Word,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "StreamEvent",
     "StreamRequest",
     "StreamSession",
+    "Turn",
     "Word",
 ]

@@ -40,7 +40,7 @@ class CheckpointHealth(Message):
 
 
 class ModelHealth(Message):
-    """What `GET /health` of a model server answers."""
+    """What `GET /health` of a model server answers; `features` are what not every model server has: `diarize`."""
 
     status: ModelStatus
     reason: str | None = None
@@ -53,6 +53,7 @@ class ModelHealth(Message):
     uptime_s: float
     license: str | None = None
     checkpoints: list[CheckpointHealth] = []
+    features: list[str] = []
 
 
 def _bounded_together(keywords: tuple[Keyword, ...]) -> tuple[Keyword, ...]:
@@ -71,8 +72,8 @@ class Request(Message):
     """What is wanted of the audio that follows.
 
     Without `timestamps` a segment is a whole window, of up to 30 s, which decodes faster. With `stream`, text comes as
-    it is decoded. With `words`, segments of a transcript carry their words; a translation has none. `keywords` are
-    phrases to expect.
+    it is decoded. With `words`, segments of a transcript carry their words; a translation has none. With `diarize`,
+    turns come after the last segment. `keywords` are phrases to expect.
     """
 
     request_id: str = Field(max_length=128)
@@ -84,6 +85,7 @@ class Request(Message):
     timestamps: bool = True
     stream: bool = False
     words: bool = False
+    diarize: bool = False
     keywords: Keywords = ()
 
 
@@ -96,6 +98,7 @@ class StreamRequest(Message):
         bounded: whether an utterance that goes on and on becomes final now and then; without, it goes on until it is
             ended, and only its text grows.
         words: whether a final carries its words with times.
+        diarize: whether those words carry their speaker; a speaker's number stays as long as the stream lasts.
         keywords: phrases to expect, as for a `Request`.
         start_s: what the times of this stream begin with, for one that goes on where another was cut off.
     """
@@ -108,6 +111,7 @@ class StreamRequest(Message):
     max_words: int | None = Field(default=None, ge=1, le=10_000)
     bounded: bool = True
     words: bool = False
+    diarize: bool = False
     keywords: Keywords = ()
     start_s: float = Field(default=0.0, ge=0.0)
 
@@ -149,13 +153,16 @@ class Delta(Message):
 class Word(Message):
     """A word with its punctuation and the space before it; the words of a request concatenate to its transcript.
 
-    Times in seconds from the start of the audio, `probability` from 0 to 1.
+    Times in seconds from the start of the audio, `probability` from 0 to 1. `speaker`, counted from 0, and
+    `speaker_confidence` from 0 to 1 are there where somebody has asked who speaks.
     """
 
     word: str
     start: float
     end: float
     probability: float
+    speaker: int | None = None
+    speaker_confidence: float | None = None
 
 
 class Segment(Message):
@@ -172,6 +179,19 @@ class Segment(Message):
     compression_ratio: float
     temperature: float
     words: list[Word] = []
+
+
+class Turn(Message):
+    """From `start` to `end`, in seconds, that speaker is heard, counted from 0 in the order of their first words.
+
+    Turns come in the order of time, after the last segment, because speakers are found over the whole audio.
+    """
+
+    type: Literal["turn"] = "turn"
+    start: float
+    end: float
+    speaker: int
+    confidence: float
 
 
 class Done(Message):
@@ -270,7 +290,7 @@ class Finalize(Message):
     type: Literal["finalize"] = "finalize"
 
 
-ModelEvent = LanguageDetected | Delta | Segment | Done | Failed
+ModelEvent = LanguageDetected | Delta | Segment | Turn | Done | Failed
 StreamEvent = SpeechStarted | SpeechEnded | Partial | Final | StreamDone | Failed
 _Any = (
     Accepted
@@ -278,6 +298,7 @@ _Any = (
     | LanguageDetected
     | Delta
     | Segment
+    | Turn
     | Done
     | SpeechStarted
     | SpeechEnded

@@ -74,6 +74,7 @@ class LiveEndpoint:
             resumed = options.parse_options(options.RESUMED, asked)
             wanted = options.parse_options(PATHS[path], asked)
             language = here.language(visit, wanted["language"])
+            here.check_speakers(diarize=wanted["diarize"])
             refusal = await self._admit(visit, held)
             kept = None
             if resumed["session_id"] is not None and refusal is None:
@@ -236,5 +237,6 @@ def _request(
         max_words=wanted["max_words"] if wanted["finalize_on_words"] else None,
         bounded=wanted["finalize_on_words"],
         words=words,
+        diarize=words and wanted["diarize"],
         keywords=wanted["keywords"],
     )
