@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "release",
         "fleet",
         "client",
+        "audio",
     },
 }
 NEVER_TORCH = set(ROOMS) - {"engine", "model_server", "speakers"}

@@ -6,6 +6,7 @@ from babelrack.engine.keywords import Keywords
 from babelrack.engine.weights import Precision
 from babelrack.engine.window import (
     MAX_SECONDS,
+    Admitted,
     Detected,
     Event,
     Listener,
@@ -22,6 +23,7 @@ from babelrack.engine.words import stands_alone
 __all__ = [
     "CONCURRENCY",
     "MAX_SECONDS",
+    "Admitted",
     "Detected",
     "Engine",
     "EngineError",

@@ -21,7 +21,7 @@ from babelrack.engine.memory import slot_bytes
 from babelrack.engine.runner import Runner
 from babelrack.engine.scheduler import Scheduler
 from babelrack.engine.sequence import Sequence
-from babelrack.engine.window import Lost, Window
+from babelrack.engine.window import Admitted, Lost, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -268,6 +268,9 @@ class Engine:
     def _advance(self, lane: _Lane) -> bool:
         """Begin to encode, align what is decoded, decode a token of each window that can; returns whether any did."""
         step = lane.scheduler.schedule(encode=self._encoding.free, encode_live=self._encoding.free_for_live)
+        for sequence in step.encode:
+            if sequence.window.live and not sequence.cancelled:
+                sequence.listener(Admitted())
         if step.encode:
             self._encoding.submit(EncodeJob(lane.runner, step.encode))
         self._encoding.share(decoding=bool(step.decode or step.align))

@@ -70,6 +70,11 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """A live window has its slot, and its audio is on its way through the encoder; said at each try."""
+
+
+@dataclass(frozen=True, slots=True)
 class Detected:
     """The language of a window that named several."""
 
@@ -140,5 +145,5 @@ class Lost:
     reason: str
 
 
-Event = Detected | Spoken | Transcribed | Lost
+Event = Admitted | Detected | Spoken | Transcribed | Lost
 Listener = Callable[[Event], None]

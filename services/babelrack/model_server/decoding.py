@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from babelrack.engine import Detected, Engine, Event, Lost, Spoken, Transcribed, Window
+from babelrack.engine import Admitted, Detected, Engine, Event, Lost, Spoken, Transcribed, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,13 +43,13 @@ async def decode(
     routing: Routing,
     checkpoint: str,
     window: Window,
-    hear: Callable[[Found | Spoken], None],
+    hear: Callable[[Admitted | Found | Spoken], None],
     keywords: KeywordTrees,
 ) -> Decoded:
     """Decode `window`, with another checkpoint where the detected language has it.
 
-    Cancelling takes it out of the batch. `hear` is told of the language as soon as it is detected, and of text where
-    the window streams.
+    Cancelling takes it out of the batch. `hear` is told when a live window is admitted, of the language as soon as it
+    is detected, and of text where the window streams.
 
     Raises:
         EngineFailed: when the window is lost.
@@ -72,8 +72,8 @@ async def decode(
                         engine.cancel(sequence)
                         window = replace(window, languages=(language,))
                         return await decode(engine, routing, serving, window, hear, keywords)
-                case Spoken() as spoken:
-                    hear(spoken)
+                case Admitted() | Spoken() as news:
+                    hear(news)
                 case Transcribed() as answer:
                     return Decoded(checkpoint, answer)
                 case Lost(reason):

@@ -14,6 +14,7 @@ from babelrack.checkpoints import Checkpoint, Step, prepare
 from babelrack.checkpoints.speaker_model import fetch_speaker_model
 from babelrack.engine import Engine, EngineOptions
 from babelrack.model_server.routing import Routing
+from babelrack.model_server.turns import Turns
 from babelrack.speakers import Diarizer
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from babelrack.model_server.settings import Settings
+
+# As many live windows wait for the encoder of a CPU, so that it never idles; a GPU takes all that there are at once.
+_AHEAD_ON_CPU = 2
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ class Loaded:
     voice: VoiceActivity
     routing: Routing
     diarizer: Diarizer | None
+    turns: Turns
 
 
 def load(settings: Settings, progress: Callable[[Step], None], stop: threading.Event) -> Loaded:
@@ -70,4 +75,11 @@ def load(settings: Settings, progress: Callable[[Step], None], stop: threading.E
         concurrency=engine.concurrency,
         slots={checkpoint.name: engine.load(checkpoint.name).slots for checkpoint in checkpoints},
     )
-    return Loaded(checkpoints, engine, VoiceActivity.load(), Routing(checkpoints, settings.aggregator), diarizer)
+    return Loaded(
+        checkpoints,
+        engine,
+        VoiceActivity.load(),
+        Routing(checkpoints, settings.aggregator),
+        diarizer,
+        Turns(_AHEAD_ON_CPU if engine.device.type == "cpu" else engine.concurrency),
+    )

@@ -105,7 +105,7 @@ async def stream(socket: WebSocket, server: ModelServer) -> None:
             await _send(socket, Accepted(checkpoint=route.checkpoint))
 
             async def work(frames: AsyncIterator[_Frame], send: _Send) -> None:
-                stream = Stream(request, route, loaded.routing, loaded.engine, loaded.voice, send, loaded.diarizer)
+                stream = Stream(request, route, loaded, send)
                 await stream.run(frames)
 
             idle = server.settings.stream_idle_seconds

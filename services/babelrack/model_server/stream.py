@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from babelrack.audio.voice_activity import SpeechProbability
-from babelrack.engine import EngineError, Window
+from babelrack.engine import Admitted, EngineError, Window
 from babelrack.model_server.agreement import pieces
 from babelrack.model_server.decoding import EngineFailed, Found, decode
 from babelrack.model_server.endpointing import Closed, Cut, Endpointer, Opened, Paused, Resumed, Speech
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from babelrack.audio.voice_activity import VoiceActivity
-    from babelrack.engine import Engine, Spoken
+    from babelrack.engine import Spoken
     from babelrack.model_server.decoding import Decoded
     from babelrack.model_server.endpointing import Cause, Mark
-    from babelrack.model_server.routing import Route, Routing
+    from babelrack.model_server.loading import Loaded
+    from babelrack.model_server.routing import Route
+    from babelrack.model_server.turns import Place
     from babelrack.pairing import StreamEvent, StreamRequest
-    from babelrack.speakers import Diarizer
 
 _STEP: Final = SAMPLE_RATE // 2
 """Speech that is new since the last decode, for the next to be worth it."""
@@ -114,20 +114,20 @@ class Stream:
         self,
         request: StreamRequest,
         route: Route,
-        routing: Routing,
-        engine: Engine,
-        voice: VoiceActivity,
+        loaded: Loaded,
         send: Callable[[StreamEvent], Awaitable[None]],
-        diarizer: Diarizer | None = None,
     ) -> None:
         self._request = request
         self._route = route
-        self._routing = routing
-        self._engine = engine
-        self._keywords = KeywordTrees(engine, request.keywords)
+        self._routing = loaded.routing
+        self._engine = loaded.engine
+        self._turns = loaded.turns
+        self._place: Place | None = None
+        self._keywords = KeywordTrees(loaded.engine, request.keywords)
         self._send = send
-        self._probability = SpeechProbability(voice)
-        self._speakers = Speakers(diarizer) if request.diarize and request.words and diarizer else None
+        self._probability = SpeechProbability(loaded.voice)
+        diarizer = loaded.diarizer if request.diarize and request.words else None
+        self._speakers = Speakers(diarizer) if diarizer else None
         self._endpointer = Endpointer(
             endpointing=request.endpointing, eou_timeout_ms=request.eou_timeout_ms, bounded=request.bounded
         )
@@ -187,11 +187,17 @@ class Stream:
                     self._work.append(self._open)
                 case Paused(at) | Closed(at):
                     self._open.heard, self._open.closed = min(at, self._ring.end), isinstance(mark, Closed)
+                    self._hurry(urgent=True)
                 case Resumed():
                     self._open.heard = None
+                    self._hurry(urgent=False)
                 case Cut():
                     self._work.append(mark)
         self._news.set()
+
+    def _hurry(self, *, urgent: bool) -> None:
+        if self._place is not None:
+            self._place.urgent = urgent
 
     @property
     def _backlog(self) -> int:
@@ -232,10 +238,13 @@ class Stream:
             self._utterance.commit()
             self._work.popleft()
             return True
-        until = self._decodable(work)
-        if until is None:
+        if self._decodable(work) is None:
             return False
-        await self._decode(work, until)
+        with self._turns.place(urgent=work.heard is not None) as self._place:
+            await self._place.come.wait()
+            until = self._decodable(work)  # by now more is heard
+            if until is not None:
+                await self._decode(work, until, self._place)
         return True
 
     def _decodable(self, stretch: _Stretch) -> int | None:
@@ -247,7 +256,7 @@ class Stream:
         least = _FIRST if stretch.decoded == stretch.begin else _STEP
         return min(self._ring.end, longest) if new >= least else None
 
-    async def _decode(self, stretch: _Stretch, until: int) -> None:
+    async def _decode(self, stretch: _Stretch, until: int, place: Place) -> None:
         utterance = self._utterance
         start = stretch.start
         long = until - start >= _TRIM_FROM
@@ -264,7 +273,8 @@ class Stream:
                 retry=until == stretch.heard,
                 prefix=tuple(token for piece in prefix for token in piece.tokens),
                 prefix_logprobs=tuple(value for piece in prefix for value in piece.logprobs),
-            )
+            ),
+            place,
         )
         answer = decoded.answer
         tokens = [token for segment in answer.segments for token in segment.tokens]
@@ -291,9 +301,10 @@ class Stream:
         """Whether the utterance's language is given, or was detected and has text that is certain."""
         return len(self._route.languages) == 1 or self._utterance.stable > 0
 
-    async def _ask(self, window: Window) -> Decoded:
-        def hear(_: Found | Spoken) -> None:
-            pass
+    async def _ask(self, window: Window, place: Place) -> Decoded:
+        def hear(event: Admitted | Found | Spoken) -> None:
+            if isinstance(event, Admitted):
+                place.over()
 
         checkpoint = self._utterance.checkpoint if self._fixed else self._route.checkpoint
         try:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from babelrack.engine import Engine, SpokenWord, Transcribed
+    from babelrack.engine import Admitted, Engine, SpokenWord, Transcribed
     from babelrack.model_server.routing import Route, Routing
     from babelrack.pairing import ModelEvent, Request
     from babelrack.speakers import Diarizer
@@ -166,11 +166,11 @@ class Transcription:
         self._room.release()
 
     async def _transcribe(self, window: Window, part: _Part) -> Transcribed:
-        def hear(event: Found | Spoken) -> None:
+        def hear(event: Admitted | Found | Spoken) -> None:
             if isinstance(event, Found):
                 self._language, self._probability = event.language, event.probability
                 self._checkpoint = event.checkpoint
-            else:
+            elif isinstance(event, Spoken):
                 part.said.append(event.text)
                 part.news.set()
 
