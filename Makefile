@@ -12,6 +12,10 @@ export OMP_WAIT_POLICY := PASSIVE
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
 FLEET_WORKERS ?= 3
+# Where hosts can't be made, the tests that need them are skipped, with the reason.
+FLEET_TESTS := python -m pytest tests/fleet --dist loadgroup --no-loadscope-reorder
+# A whole site's life, and every role's scenario: `make fleet` has them.
+SLOW := site molecule
 ARGS ?=
 
 .PHONY: help
@@ -27,27 +31,34 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint ## Lint, unit tests, service tests with real processes (ARGS="-k words" for pytest)
+test: lint ## Lint, unit tests, service tests with real processes, the quick ones on hosts (ARGS="-k words" for pytest)
 	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
 	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	python -m lab image >/dev/null || (($$? == 69))
+	$(FLEET_TESTS) --numprocesses $(WORKERS) $(SLOW:%=--ignore=tests/fleet/test_%.py) $(ARGS)
 
 .PHONY: fleet
 fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts (ARGS="-k words" for pytest)
 	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
-	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(FLEET_TESTS) --numprocesses $(FLEET_WORKERS) $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint
 	@ruff check
 	ruff format --check
 	mypy
-	ANSIBLE_ROLES_PATH=ansible/roles ANSIBLE_INVENTORY_PLUGINS=ansible/plugins/inventory ansible-lint -q
+	ANSIBLE_ROLES_PATH=ansible/roles ANSIBLE_INVENTORY_PLUGINS=ansible/plugins/inventory ANSIBLE_LIBRARY=ansible/plugins/modules ansible-lint -q
 	git ls-files --cached --others --exclude-standard -z -- '*.yml' '*.yaml' | xargs --null --no-run-if-empty yamllint --strict
 
 .PHONY: molecule
 molecule: setup ## Roles on lab hosts, two at a time (ROLE=redis for one)
-	@molecule/run $(ROLE)
+	@if [[ -z "$(ROLE)" ]]; then python -m pytest tests/fleet/test_molecule.py --numprocesses 2 $(ARGS); exit; fi
+	if [[ ! -f "molecule/$(ROLE)/molecule.yml" ]]; then
+		echo "molecule/$(ROLE) has no molecule.yml; roles with a scenario: $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml))" >&2
+		exit 2
+	fi
+	molecule test --scenario-name "$(ROLE)"
 
 .PHONY: lab
 lab: setup ## Throw-away on-prem hosts (HOSTS=6; more: python -m lab --help)

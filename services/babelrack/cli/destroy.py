@@ -42,18 +42,20 @@ def destroy(pack: PackArgument, site: SiteOption = SITE, yes: YesOption = False)
         replicas = replicas_of(root)
         with root.plan(destroy=True, colour=colour()) as planned:
             if planned.empty:
-                say(f"{pack} has nothing at {fleet.site.name}.")
-                return
-            show_plan(planned, f"{pack} at {fleet.site.name}")
+                # An earlier run may have come so far and no further.
+                say(f"{pack} has nothing at {fleet.site.name}; what remembers it there is told.")
+            else:
+                show_plan(planned, f"{pack} at {fleet.site.name}")
             if replicas:
                 say(f"\nBefore that, {names(pack, replicas)} leaves the gateway's map and is stopped.")
             _agree_by_name(pack, fleet.site.name, yes=yes)
             if replicas:
                 again = f"babelrack destroy {pack}"
                 run_playbook(fleet, "remove.yml", f"remove {pack}", again=again, remove_pack=pack)
-            root.apply(planned)
+            if not planned.empty:
+                root.apply(planned)
         # The shared host's firewall and monitoring still know the replicas that are gone.
-        run_playbook(fleet, "site.yml", f"forget {pack}", ["shared", "gateway"], again="babelrack apply shared")
+        run_playbook(fleet, "site.yml", f"forget {pack}", ["shared", "gateway"], again=f"babelrack destroy {pack}")
         say(f"{pack} is gone from {fleet.site.name}; take it out of {site} if it isn't to come back.")
 
 
