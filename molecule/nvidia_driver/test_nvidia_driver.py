@@ -20,7 +20,9 @@ def test_the_driver_is_of_the_branch(host, branch, package):
 
 
 def test_the_driver_can_be_asked_and_says_that_there_is_no_gpu(host, branch):
-    assert "NVIDIA-SMI has failed" in host.run("nvidia-smi").stdout
+    # Its exit code may be 255, which SSH has for its own failures.
+    said = host.check_output("nvidia-smi || true")
+    assert "NVIDIA-SMI has failed" in said or "Failed to initialize NVML" in said
     assert branch in host.check_output("ldconfig -p | grep -o '/.*libcuda.so.1$' | xargs readlink -f")
 
 
