@@ -297,6 +297,34 @@ def test_a_decode_that_is_primed_goes_on_from_there_at_the_cost_of_what_is_new(e
     assert edges == pytest.approx(expected, abs=0.1)
 
 
+@pytest.mark.parametrize("wrong_from", [0, 5, None])
+def test_a_guess_changes_no_text_and_what_is_right_of_it_costs_no_step(checkpoint, wrong_from):
+    # In float32, because elsewhere a batch can change how a text is rounded.
+    stepped = Engine({"base": checkpoint}, EngineOptions(threads=1, precision="float32"))
+    decode, steps = stepped._lanes["base"].runner.decode, []
+    stepped._lanes["base"].runner.decode = lambda sequences: steps.append(len(sequences)) or decode(sequences)
+
+    def decoded(**fields):
+        steps.clear()
+        heard = Heard(stepped, window("en-11s-a", timestamps=False, live=True, **fields))
+        while stepped.step():
+            pass
+        return heard.answer(1), len(steps)
+
+    alone, plain_steps = decoded()
+    tokens, _ = heard_pieces(stepped, alone)
+    prefix, rest = tokens[:4], tokens[4:20]
+    if wrong_from is not None:
+        rest[wrong_from:] = reversed(tokens[4 : 20 - wrong_from])
+    answer, few_steps = decoded(prefix=tuple(prefix), guess=tuple(rest))
+    assert answer.text == alone.text
+    assert answer.logprobs[4:] == pytest.approx(alone.logprobs[4:], abs=0.02)
+    right = 16 if wrong_from is None else wrong_from
+    assert few_steps == plain_steps - len(prefix) - right
+    followed_by_more, _ = decoded(prefix=tuple(prefix), guess=(*rest, *tokens[20:], *tokens[:8]), words=True)
+    assert followed_by_more.text == alone.text
+
+
 def test_what_a_decode_is_primed_with_stays_whatever_is_tried(engine, monkeypatch):
     tokens, _ = heard_pieces(engine, Heard(engine, window("en-3s-b", timestamps=False)).answer())
     monkeypatch.setattr(quality, "judge", lambda *_: "loop")

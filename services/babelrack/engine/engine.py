@@ -286,16 +286,28 @@ class Engine:
         return bool(step.encode or step.align or step.decode)
 
     def _decode(self, lane: _Lane, sequences: list[Sequence]) -> None:
-        for sequence, picked in zip(sequences, lane.runner.decode(sequences), strict=True):
+        going = self._hear(lane, sequences, lane.runner.decode(sequences))
+        while going:
+            going = self._hear(lane, going, lane.runner.follow(going))
+
+    def _hear(
+        self, lane: _Lane, sequences: list[Sequence], tokens: Iterable[tuple[int, float] | None]
+    ) -> list[Sequence]:
+        """Take the next token of each; returns those for which the one after it is known already."""
+        going: list[Sequence] = []
+        for sequence, picked in zip(sequences, tokens, strict=True):
             if sequence.cancelled or picked is None:
                 continue
             lane.totals.tokens += 1
             if not sequence.said(*picked):
+                if sequence.follows:
+                    going.append(sequence)
                 continue
             if not sequence.concluded():
                 lane.totals.retries += 1
             elif not sequence.aligning:
                 self._finish(lane, sequence)
+        return going
 
     def _finish(self, lane: _Lane, sequence: Sequence) -> None:
         lane.scheduler.finish(sequence)

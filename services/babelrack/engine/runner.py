@@ -39,6 +39,7 @@ class Runner:
         self._alignment_heads = alignment.alignment_heads(directory, self.dimensions)
         self._sampler = Sampler(self.vocabulary, self.dimensions.vocabulary, device)
         self._memory: KeyValueMemory | None = None
+        self._guessed: dict[Sequence, torch.Tensor] = {}
 
     def allocate(self, slots: int) -> None:
         """Preallocate key-value memory for `slots` windows."""
@@ -68,20 +69,29 @@ class Runner:
         """Feed every sequence its tokens and give each its next one with log-probability.
 
         A sequence whose feed holds the start of transcript learns how likely it is silence; one that detects its
-        language learns that instead of getting a token, and has None.
+        language learns that instead of getting a token, and has None. `follow` has more where guesses are right.
         """
         spans: list[Span] = []
         rows = 0
         for sequence in sequences:
-            spans.append(Span(_slot(sequence), sequence.position, rows, rows + len(sequence.feed)))
+            spans.append(
+                Span(_slot(sequence), sequence.position, rows, rows + len(sequence.feed) + len(sequence.guess))
+            )
             rows = spans[-1].last
-        tokens = torch.tensor([token for sequence in sequences for token in sequence.feed], device=self._device)
+        tokens = torch.tensor([token for s in sequences for token in (*s.feed, *s.guess)], device=self._device)
         positions = torch.tensor([p for span in spans for p in range(span.position, span.length)], device=self._device)
         states = self._decoder(tokens, positions, spans, self.memory)
         for sequence, span in zip(sequences, spans, strict=True):
-            sequence.position = span.length
+            sequence.position = span.length - len(sequence.guess)
         detecting = self._read_starts(states, sequences, spans)
-        talking = [(s, span.last - 1) for s, span in zip(sequences, spans, strict=True) if s not in detecting]
+        talking = [
+            (s, span.last - len(s.guess) - 1) for s, span in zip(sequences, spans, strict=True) if s not in detecting
+        ]
+        self._guessed = {
+            s: self._decoder.logits(states[span.last - len(s.guess) : span.last])
+            for s, span in zip(sequences, spans, strict=True)
+            if s.guess
+        }
         picked: dict[Sequence, tuple[int, float]] = {}
         if talking:
             last_rows = torch.tensor([row for _, row in talking], device=self._device)
@@ -90,6 +100,12 @@ class Runner:
                 zip(talkers, self._sampler.sample(self._decoder.logits(states[last_rows]), talkers), strict=True)
             )
         return [picked.get(sequence) for sequence in sequences]
+
+    @torch.inference_mode()
+    def follow(self, sequences: Rows[Sequence]) -> list[tuple[int, float]]:
+        """The next tokens of sequences whose last one was guessed right in the step before, with log-probabilities."""
+        logits = torch.stack([self._guessed[sequence][sequence.follows - 1] for sequence in sequences])
+        return self._sampler.sample(logits, sequences)
 
     @torch.inference_mode()
     def align(self, sequences: Rows[Sequence]) -> list[list[float]]:

@@ -34,6 +34,7 @@ _MAX_PROMPT_TOKENS = 223
 # The start of transcript, language, task and timing, and the end; the prompt has a start of its own.
 _OPENING_TOKENS = 5
 _LEAST_NEW_TOKENS = 64
+_MOST_GUESSED = 32
 
 
 def encoder_seconds(seconds: float) -> float:
@@ -71,6 +72,8 @@ class Sequence:
         encoded: seconds at which the audio in that slot was encoded, 0 before.
         position: tokens in the cache.
         feed: tokens that the next step puts there.
+        guess: tokens that it puts there behind them, of which those that turn out right stay.
+        follows: how many of them were right so far, and so are followed by a state that is there already; else 0.
         start_row: index in `feed` of the start of transcript, whose logits tell language and silence, or None.
         draft: what the try that runs has said.
         phrases: the state of the window's keywords after that.
@@ -106,6 +109,8 @@ class Sequence:
         self.draft = self._primed()
         self._given = len(self.draft.tokens)
         self.phrases: State = ()
+        self.guess: tuple[int, ...] = ()
+        self.follows = 0
         self.position = 0
         self.feed: list[int] = []
         self.start_row: int | None = None
@@ -151,7 +156,7 @@ class Sequence:
         draft.logprobs.append(logprob)
         if self.window.keywords is not None:
             self.phrases = self.window.keywords.after([token], self.phrases)
-        self.feed = [token]
+        self._go_on(token)
         if len(draft.tokens) >= self._limit:
             draft.whole = False
             return True
@@ -163,6 +168,15 @@ class Sequence:
         if self._stream is not None and self._loop_start(_LOOP_CHECK_TOKENS) is None:
             self._speak(last=False)
         return False
+
+    def _go_on(self, token: int) -> None:
+        """Feed `token` next, unless it was guessed and is in the cache already."""
+        if self.guess and self.guess[0] == token:
+            self.guess = self.guess[1:]
+            self.follows += 1
+            self.position += 1
+        else:
+            self.guess, self.follows, self.feed = (), 0, [token]
 
     def _closes(self, tokens: list[int]) -> bool:
         """Whether a segment ends where the window does, and nothing is left to be said."""
@@ -225,10 +239,14 @@ class Sequence:
         if self.window.keywords is not None:
             self.phrases = self.window.keywords.after(self.draft.tokens)
         self.position = 0
+        self.guess, self.follows = (), 0
         self.feed = [*self._prompt, self._vocabulary.start_of_transcript]
         self.start_row = len(self._prompt)
         if self.language is not None:
             self.feed += [*self._opening(self.language), *self.draft.tokens]
+            # What an earlier hypothesis says holds no times, and what was drawn by lot is not what is likeliest.
+            if len(self.draft.tokens) == self._given and not self.timed and self.draft.temperature == 0:
+                self.guess = self.window.guess[:_MOST_GUESSED]
 
     def _primed(self) -> Draft:
         """A draft that begins with the window's prefix; where the decode says times, these come first."""

@@ -36,6 +36,8 @@ class Window:
         retry: whether what looks wrong is tried again; a text that will soon be decoded anew isn't worth it.
         prefix: text tokens that the text begins with; they are fed at once, and only what follows is decoded.
         prefix_logprobs: what is known of them, one for each; without, they count as certain.
+        guess: text tokens that probably follow the prefix. Those that do cost no step of their own; the text is the
+            same without them (speculative decoding, Leviathan et al. 2023, whose draft here is an earlier hypothesis).
     """
 
     samples: npt.NDArray[np.int16]
@@ -51,6 +53,7 @@ class Window:
     retry: bool = True
     prefix: tuple[int, ...] = ()
     prefix_logprobs: tuple[float, ...] = ()
+    guess: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples.ndim != 1 or self.seconds > MAX_SECONDS:

@@ -273,6 +273,7 @@ class Stream:
                 retry=until == stretch.heard,
                 prefix=tuple(token for piece in prefix for token in piece.tokens),
                 prefix_logprobs=tuple(value for piece in prefix for value in piece.logprobs),
+                guess=tuple(token for piece in utterance.rest for token in piece.tokens),
             ),
             place,
         )

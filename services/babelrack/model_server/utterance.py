@@ -86,6 +86,11 @@ class Utterance:
         return self._now.pieces[: self._now.stable]
 
     @property
+    def rest(self) -> list[Piece]:
+        """What the last decode said after that, and the next may say again."""
+        return self._now.pieces[self._now.stable :]
+
+    @property
     def prompt(self) -> str | None:
         """The end of what was said before the window, from a word's beginning on."""
         before = f"{self._context} {self._committed}".strip()
