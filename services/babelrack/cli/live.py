@@ -97,7 +97,7 @@ class Display:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._drawn = self._console.is_terminal and not as_json
 
@@ -123,7 +123,7 @@ class Display:
 
     def _line(self, text: str) -> None:
         if self._drawn:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
         else:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
