@@ -14,8 +14,6 @@ WORKERS ?= 2
 FLEET_WORKERS ?= 3
 # Where hosts can't be made, the tests that need them are skipped, with the reason.
 FLEET_TESTS := python -m pytest tests/fleet --dist loadgroup --no-loadscope-reorder
-# A whole site's life, and every role's scenario: `make fleet` has them.
-SLOW := site molecule
 ARGS ?=
 
 .PHONY: help
@@ -31,11 +29,9 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint ## Lint, unit tests, service tests with real processes, the quick ones on hosts (ARGS="-k words" for pytest)
+test: lint ## Lint, unit tests, service tests with real processes (ARGS="-k words" for pytest)
 	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
 	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
-	python -m lab image >/dev/null || (($$? == 69))
-	$(FLEET_TESTS) --numprocesses $(WORKERS) $(SLOW:%=--ignore=tests/fleet/test_%.py) $(ARGS)
 
 .PHONY: fleet
 fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts (ARGS="-k words" for pytest)

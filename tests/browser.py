@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -119,7 +122,7 @@ async def browser_page(folder: Path, *, microphone: Path, allowed: bool = True) 
         "about:blank",
     ]
     with (folder.parent / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
         async with connect(await _devtools(process, folder), max_size=None, proxy=None) as socket:
             page = Page(socket)
@@ -134,6 +137,9 @@ async def browser_page(folder: Path, *, microphone: Path, allowed: bool = True) 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # Its helpers don't always notice that it has gone.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def _devtools(process: subprocess.Popen[bytes], folder: Path) -> str:

@@ -212,7 +212,8 @@ async def test_nothing_of_an_entity_is_shown_before_it_is_redacted_and_its_token
     partials = [event["transcript"] for event in events if not event["is_final"]]
     assert partials
     for event in events:
-        assert not any(digit in json.dumps(event) for digit in ("98", "654", "321", "555", "0147")), event
+        said = json.dumps(event | {"session_id": ""})
+        assert not any(digit in said for digit in ("98", "654", "321", "555", "0147")), event
     assert any("[PHONENUMBER_1]" in partial for partial in partials)
     assert live.finals == [
         "My number is [PHONENUMBER_1] and the name is Jane.",

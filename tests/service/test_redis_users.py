@@ -34,6 +34,7 @@ def users_file(folder: Path, version: str) -> Path:
     arguments = {"src": str(ROLE / "templates" / "users.acl.j2"), "dest": str(folder / "users.acl")}
     command = [str(ANSIBLE), "all", "--inventory", "localhost,", "--connection", "local", "--module-name", "template"]
     command += ["--args", json.dumps(arguments), "--extra-vars", f"@{ROLE}/defaults/main.yml"]
+    command += ["--extra-vars", f"@{ROLE}/vars/main.yml"]
     command += ["--extra-vars", json.dumps(variables | {"ansible_python_interpreter": sys.executable})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert done.returncode == 0, done.stdout

@@ -5,6 +5,7 @@ What depends on the pack (languages, checkpoint names) is marked `x-loaded` and 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from babelrack.api_server.errors import BadKeyBody, NoKeyBody, OpenAIError, PulseError
@@ -121,7 +122,7 @@ def form(part: str, table: Mapping[str, Option] | None = None) -> Schema:
 
 
 def _field(option: Option) -> Schema:
-    schema = {**option.schema, "description": option.description}
+    schema = _text(option)
     return {"type": "array", "items": schema} if option.repeated else schema
 
 
@@ -132,8 +133,16 @@ def url(table: Mapping[str, Option] | None = None) -> Schema:
     return {"application/json": {"schema": {"type": "object", "required": ["url"], "properties": properties}}}
 
 
-def _json(option: Option) -> Schema:
+def _text(option: Option) -> Schema:
+    """An option's schema in a body, where anything simple is text as well, if its pattern admits that."""
     schema = {**option.schema, "description": option.description}
+    if schema.get("type") == "string" and re.search(schema.get("pattern", "$^"), "0"):
+        schema["type"] = ["string", "number", "boolean", "null"]
+    return schema
+
+
+def _json(option: Option) -> Schema:
+    schema = _text(option)
     values = schema.get("enum", [])
     if "false" in values:
         natural = [value == "true" for value in values]

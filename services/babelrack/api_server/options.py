@@ -26,7 +26,7 @@ _MOST_PARAMETERS = 64
 _LANGUAGE = re.compile(r"[a-z][a-z0-9_-]{1,31}")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _INTENSIFIER = re.compile(r"(10(\.0{1,9})?|[0-9](\.[0-9]{1,9})?)")
-_NO_PHRASE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NO_PHRASE = re.compile(r'[\x00-\x1f\x7f\ud800-\udfff\[\]{}"]')
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{0,400})?([eE][+-]?[0-9]{1,3})?")
 
 ENCODINGS = ("linear16", "linear32", "alaw", "mulaw", "opus", "ogg_opus")
@@ -189,7 +189,7 @@ def keywords() -> Option:
         if len(phrase) > LONGEST_KEYWORD:
             raise refused(f"takes phrases of at most {LONGEST_KEYWORD} characters, not {len(phrase)}: {shown(phrase)}.")
         if _NO_PHRASE.search(phrase):
-            raise refused(f"takes phrases without control characters, not {shown(phrase)}.")
+            raise refused(f"takes phrases without control characters, brackets and quotes, not {shown(phrase)}.")
         if not colon:
             return phrase, 1.0
         if not _INTENSIFIER.fullmatch(intensifier) or float(intensifier) > HIGHEST_INTENSIFIER:
@@ -202,7 +202,8 @@ def keywords() -> Option:
     def refused(fault: str) -> BadRequest:
         return BadRequest(f"keywords {fault}", param="keywords")
 
-    one = rf" *[^ ,:\x00-\x1f\x7f][^,:\x00-\x1f\x7f]{{0,{LONGEST_KEYWORD - 1}}} *(: *{_INTENSIFIER.pattern} *)?"
+    other = r',:\x00-\x1f\x7f\[\]{}"'
+    one = rf" *[^ {other}][^{other}]{{0,{LONGEST_KEYWORD - 1}}} *(: *{_INTENSIFIER.pattern} *)?"
     return Option(
         name="keywords",
         parse=parse,
