@@ -12,8 +12,6 @@ export OMP_WAIT_POLICY := PASSIVE
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
 FLEET_WORKERS ?= 3
-# Where hosts can't be made, the tests that need them are skipped, with the reason.
-FLEET_TESTS := python -m pytest tests/fleet --dist loadgroup --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help
@@ -37,7 +35,7 @@ test: lint ## Lint, unit tests, service tests with real processes (ARGS="-k word
 fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts (ARGS="-k words" for pytest)
 	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
-	$(FLEET_TESTS) --numprocesses $(FLEET_WORKERS) $(ARGS)
+	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint

