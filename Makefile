@@ -35,7 +35,7 @@ test: lint ## Lint, unit tests, service tests with real processes (ARGS="-k word
 fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts (ARGS="-k words" for pytest)
 	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
-	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint

@@ -13,7 +13,7 @@ from lab.project import LabProject
 from safetensors.numpy import load_file, save_file
 
 import speech
-from traffic import Traffic
+from traffic import Sessions, Traffic
 
 HOSTS = 5
 SHARED, GATEWAY = "host-1", "host-2"
@@ -21,6 +21,7 @@ SHARED, GATEWAY = "host-1", "host-2"
 INDIC_GRACE_S = 60
 PORTS = {"api": 7100, "model": 2233, "metrics": 9090}
 _CLIPS = {"indic": "en-3s-a", "western_sea": "id-3s-b"}
+_SPOKEN = {"indic": "en-11s-a", "western_sea": "id-11s-a"}
 
 
 class LabSite:
@@ -135,6 +136,10 @@ class LabSite:
     def traffic(self, pack, clients=1):
         """Clients of a pack, through the gateway."""
         return self._clients(_CLIPS[pack], clients)
+
+    def sessions(self, pack, clients=1):
+        """Clients of a pack that speak, through the gateway."""
+        return Sessions(self.project, self.gateway, speech.clip(_SPOKEN[pack]), clients)
 
     def ask(self, name):
         """Transcribe a fixture through the gateway once."""

@@ -1,11 +1,15 @@
 """Clients that go on asking while something happens to a fleet, and what became of every request."""
 
+import contextlib
 import dataclasses
+import subprocess
 import threading
 import time
 from collections import Counter
 
 import httpx
+
+import speech
 
 PATH = "/waves/v1/pulse/get_text"
 # A request that has no answer after so long counts as lost; the longest that a fault is let stand is two minutes.
@@ -16,13 +20,17 @@ PAUSE_S = 1.5
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One request: when it was sent, how long it took, and what came back; status 0 is none at all."""
+    """One request: when it was sent, how long it took, and what came back; status 0 is none at all.
+
+    A live session whose connection was lost says so in `complaint`.
+    """
 
     sent: float
     seconds: float
     status: int
     said: str
     clean: bool = True
+    complaint: str = ""
 
     @property
     def kind(self):
@@ -57,16 +65,19 @@ class Traffic:
 
     def once(self):
         """Ask once; gives the answer."""
-        with self._http() as http:
-            return self._send(http)
+        with self._asking() as ask:
+            return ask()
 
-    def _http(self):
-        return httpx.Client(headers={"Authorization": f"Bearer {self.key}"}, timeout=PATIENCE_S, trust_env=False)
+    @contextlib.contextmanager
+    def _asking(self):
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx.Client(headers=headers, timeout=PATIENCE_S, trust_env=False) as http:
+            yield lambda: self._send(http)
 
     def _ask(self):
-        with self._http() as http:
+        with self._asking() as ask:
             while not self._over.is_set():
-                self.answers.append(self._send(http))
+                self.answers.append(ask())
                 self._over.wait(PAUSE_S)
 
     def _send(self, http):
@@ -104,3 +115,36 @@ class Traffic:
         while self.count(when)["answered"] < number:
             assert time.monotonic() < until, f"{self.language}: {self.count(when)} since then; {self.since(when)[-3:]}"
             time.sleep(0.1)
+
+
+class Sessions(Traffic):
+    """The same with live sessions: each says the clip at the pace of speech, as an operator does at a shell."""
+
+    def __init__(self, project, gateway, clip, clients=1):
+        super().__init__(gateway, "", clip, clients)
+        self._text = clip.text
+        self._command = project.command(
+            "babelrack", "transcribe", "--live", "--language", clip.language, "--gateway", gateway,
+            "--key-file", project.client_key, clip.path,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _asking(self):
+        yield self._talk
+
+    def _talk(self):
+        sent = time.time()
+        began = time.monotonic()
+        try:
+            done = subprocess.run(
+                self._command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            return Answer(sent, time.monotonic() - began, 0, f"{error}")
+        seconds = time.monotonic() - began
+        said = " ".join(done.stdout.split())
+        if done.returncode:
+            # A session that was begun and is not brought to its end is no clean refusal.
+            return Answer(sent, seconds, 503, said, clean=not said, complaint=done.stderr)
+        whole = speech.score([self._text], [said]).wer < 0.25
+        return Answer(sent, seconds, 200 if whole else 0, said, complaint=done.stderr)

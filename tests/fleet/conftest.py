@@ -9,6 +9,8 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -26,12 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, roles apart; what takes longest comes first."""
-    for item in items:
-        alone = item.path.name == "test_molecule.py"
-        item.add_marker(pytest.mark.xdist_group(item.name if alone else item.path.name))
+    """What takes longest comes first."""
     longest = ("test_site.py", "test_molecule.py")
     items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Tests of a file on one worker, as they share a lab; roles apart."""
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            return nodeid if file.endswith("test_molecule.py") else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

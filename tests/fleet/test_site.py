@@ -177,11 +177,13 @@ def test_a_good_roll_loses_no_request_of_two_replicas(site, untouched, figures, 
     site.build(copy_of_project(tmp_path, f"Release of {time.time():.0f}."))
     site.edit_pack("indic", lambda pack: pack.update(checkpoints=pack["checkpoints"][-1:]))
     what = "indic (2) is rolled: another release, another list of checkpoints"
-    with untouched(what), site.traffic("indic", 2) as traffic:
+    with untouched(what), site.traffic("indic", 2) as traffic, site.sessions("indic") as sessions:
         site.babelrack("apply", "indic")
         traffic.wait(2)
     figures.add(what, "indic", traffic.count())
+    figures.add(what, "indic, live sessions", sessions.count())
     assert set(traffic.count()) == {"answered"}, traffic.since()
+    assert set(sessions.count()) == {"answered"}, sessions.since()
     after = site.units("indic")
     assert all(after[host.name] != before[host.name] for host in replicas)
     assert site.plan_is_empty("packs/western_sea")
@@ -256,6 +258,27 @@ def test_a_killed_process_costs_clean_refusals_at_most(site, untouched, figures,
         site, figures, untouched, f"the {name} of one of indic's two replicas is killed",
         lambda: host.run(f"systemctl kill --signal KILL {unit}@indic", check=True), lambda: healthy(host), stands=0,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", ["asr", "api-server"])
+def test_a_live_session_goes_on_when_its_replica_is_lost(site, untouched, figures, unit):
+    host = site.replicas("indic", 2)[1]
+    name = {"asr": "model server", "api-server": "API server"}[unit]
+    what = f"the {name} of one of two replicas is killed under live sessions"
+    with untouched(what), site.sessions("western_sea") as calm, site.sessions("indic", 2) as sessions:
+        sessions.wait(2)
+        # The next two are a few seconds old.
+        time.sleep(6)
+        killed = time.time()
+        host.run(f"systemctl kill --signal KILL {unit}@indic", check=True)
+        sessions.wait(2, killed, seconds=120)
+        calm.wait(1, killed, seconds=120)
+    healthy(host)
+    figures.add(what, "indic", sessions.count())
+    assert set(calm.count()) == {"answered"}, calm.since()
+    assert not any(answer.complaint for answer in calm.since())
+    assert sessions.count()["lost"] == 0, sessions.since()
+    assert any("goes on" in answer.complaint for answer in sessions.since())
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import sys
 import time
+from asyncio.subprocess import PIPE
 
 import httpx
 import pytest
@@ -117,6 +120,46 @@ async def test_a_session_whose_replica_is_killed_goes_on_at_another(rig):
     assert last["is_last"]
     assert last["words"][0]["start"] >= 2.0
     await eventually(lambda: not what_redis_has(rig, session))
+
+
+LIVE = """
+import sys
+from pathlib import Path
+from babelrack.cli.live import STDIN, Source, transcribe
+transcribe(Source(STDIN), sys.argv[1], Path(sys.argv[2]).read_text(), "en", as_json=True)
+"""
+
+
+@pytest.mark.parametrize(("how", "final_s"), [(signal.SIGKILL, 0.0), (signal.SIGTERM, 2.0)], ids=["killed", "stopped"])
+async def test_the_command_goes_on_by_itself_and_no_sample_is_lost_or_said_twice(rig, how, final_s, tmp_path):
+    server = rig.replica()
+    key = tmp_path / "key"
+    key.write_text(rig.keys["key"])
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LIVE, server.url, key, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+    try:
+        client.stdin.write(SECOND * 2)
+        async with asyncio.timeout(PATIENCE):
+            while "word2" not in (event := json.loads(await client.stdout.readline()))["transcript"]:
+                pass
+        await told(rig, event["session_id"], "word2")
+        await asyncio.to_thread(server.stop, how)
+        client.stdin.write(SECOND * 2)
+        client.stdin.close()
+        assert b"goes on" in await client.stderr.readline()
+        await asyncio.to_thread(server.start)
+        out, complaint = await asyncio.wait_for(client.communicate(), PATIENCE)
+    finally:
+        if client.returncode is None:
+            client.kill()
+            await client.wait()
+    assert (client.returncode, complaint) == (0, b"")
+    first, again = rig.model.talks
+    assert (first.seconds, again.request.start_s, again.seconds) == (2.0, final_s, 4.0 - final_s)
+    *_, last = map(json.loads, out.splitlines())
+    assert last["is_last"]
+    assert last["session_id"] == event["session_id"]
 
 
 async def test_a_session_is_told_apart_by_its_key_and_is_forgotten_when_it_is_closed(rig):
