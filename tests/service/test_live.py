@@ -162,6 +162,17 @@ def encoded(encoding: str, rate: int) -> bytes:
     return file.getvalue()
 
 
+def opus_packets(layout: str, milliseconds: int) -> list[bytes]:
+    """The same clip as the packets that a WebRTC client has."""
+    with av.open(io.BytesIO(speech("en-3s-a"))) as source:
+        encoder = av.CodecContext.create("libopus", "w")
+        encoder.sample_rate, encoder.layout, encoder.format = 48_000, layout, "s16"
+        encoder.options = {"frame_duration": str(milliseconds)}
+        into = av.AudioResampler(format="s16", layout=layout, rate=48_000, frame_size=48 * milliseconds)
+        frames = [each for frame in source.decode(audio=0) for each in into.resample(frame)] + into.resample(None)
+        return [bytes(packet) for frame in [*frames, None] for packet in encoder.encode(frame)]
+
+
 RATES = [("linear16", rate) for rate in (8_000, 16_000, 22_050, 24_000, 44_100, 48_000)]
 
 
@@ -175,9 +186,30 @@ async def test_every_encoding_and_rate_arrives_as_what_was_said(rig, encoding, r
         for start in range(0, len(audio), 999):
             await live.send(audio[start : start + 999])
         await live.close()
-    heard = np.frombuffer(bytes(rig.model.talks[0].audio), "<i2").astype(float)
+    assert_is_what_was_said(bytes(rig.model.talks[0].audio))
+
+
+@pytest.mark.parametrize(("layout", "milliseconds"), [("mono", 20), ("stereo", 20), ("mono", 60), ("mono", 5)])
+async def test_bare_opus_packets_are_heard_as_they_come(rig, layout, milliseconds):
+    packets = opus_packets(layout, milliseconds)
+    async with rig.session(encoding="opus") as live:
+        talk = await rig.talk()
+        for packet in packets[: len(packets) // 2]:
+            await live.send(packet)
+        await eventually(lambda: talk.seconds > 1.2)
+        await live.send(b"")
+        for packet in packets[len(packets) // 2 :]:
+            await live.send(packet)
+        await live.close()
+    assert live.code == 1000
+    # The encoder here drops what doesn't fill a packet.
+    assert_is_what_was_said(bytes(talk.audio), 0.03 + milliseconds / 1000)
+
+
+def assert_is_what_was_said(pcm: bytes, missing_s: float = 0.03) -> None:
+    heard = np.frombuffer(pcm, "<i2").astype(float)
     said = decode_file(ROOT / "tests/fixtures/speech/en-3s-a.flac").astype(float)
-    assert abs(len(heard) - len(said)) < 16_000 * 0.03
+    assert abs(len(heard) - len(said)) < 16_000 * missing_s
     # A codec may begin some samples early or late; what is said must be there all the same.
     windows = [np.corrcoef(heard[400 + lag : 32_000 + lag], said[400:32_000])[0, 1] for lag in range(-400, 400)]
     assert max(windows) > 0.9
@@ -367,6 +399,12 @@ async def test_what_is_no_opus_and_what_is_too_large_ends_the_session(rig):
         await live.tell("close_stream")
         (error,) = await live.rest()
         assert error["error_code"] == "UNDECODABLE"
+        assert live.code == 1007
+    async with rig.session(encoding="opus") as live:
+        await live.send(opus_packets("mono", 20)[0])
+        await live.send(os.urandom(100_000))
+        (error,) = await live.rest()
+        assert "no Opus packet" in error["message"]
         assert live.code == 1007
     async with rig.session() as live:
         await live.send(bytes(1024 * 1024 + 1))

@@ -378,7 +378,7 @@ LIVE = _table(
     choice(
         "encoding",
         ENCODINGS,
-        "Of the audio: bare mono samples, or Opus in Ogg or WebM.",
+        "Of the audio: bare mono samples, or Opus in Ogg, WebM or MP4, or as bare packets.",
         default="linear16",
     ),
     one_number("sample_rate", (8_000, 16_000, 22_050, 24_000, 44_100, 48_000), "Hz, of samples.", default=16_000),

@@ -144,7 +144,7 @@ class Decoder:
             whitelists |= {"probesize": "4096", "max_size": "65536"}
         if self._live:
             # else libavformat collects up to 5 MB, or as many seconds, before it hands on the first packet
-            whitelists |= {"probesize": "32", "analyzeduration": "0", "fflags": "nobuffer"}
+            whitelists |= {"probesize": "32", "analyzeduration": "0"}
         forced = None if self._demuxer == SYNC_ONLY else self._demuxer
         try:
             return av.open(

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from babelrack.audio.errors import AudioError
+from babelrack.audio.ogg import OggOpus, is_contained
 from babelrack.audio.samples import SampleStream
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ async def hearing(
     if encoding not in ("opus", "ogg_opus"):
         yield _Samples(SampleStream(encoding, sample_rate), sink)
         return
-    async with _Contained(sink).running(decoders, encoding, seconds) as contained:
+    contained = _Contained(sink) if encoding == "ogg_opus" else _Opus(sink)
+    async with contained.running(decoders, encoding, seconds):
         yield contained
 
 
@@ -80,7 +82,7 @@ class _Contained:
         self._handed_on = self._loop.time()
 
     @asynccontextmanager
-    async def running(self, decoders: DecoderPool, encoding: str, seconds: float) -> AsyncIterator[_Contained]:
+    async def running(self, decoders: DecoderPool, encoding: str, seconds: float) -> AsyncIterator[None]:
         async with AsyncExitStack() as held:
             theirs, self._pipe = os.pipe()
             held.callback(self._close)
@@ -91,7 +93,7 @@ class _Contained:
                 os.close(theirs)
             self._listening = asyncio.create_task(self._listen(decoding))
             try:
-                yield self
+                yield
             finally:
                 self._listening.cancel()
                 await asyncio.gather(self._listening, return_exceptions=True)
@@ -146,6 +148,23 @@ class _Contained:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+
+class _Opus(_Contained):
+    """A container if it begins as one; else each frame is a packet."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self._begun = False
+        self._ogg: OggOpus | None = None
+
+    async def take(self, frame: bytes) -> None:
+        if not frame:
+            return
+        if not self._begun:
+            self._begun = True
+            self._ogg = None if is_contained(frame) else OggOpus()
+        await super().take(self._ogg.page(frame) if self._ogg else frame)
 
 
 def _settle(ready: asyncio.Future[None]) -> None:
