@@ -13,7 +13,7 @@ from lab.project import LabProject
 from safetensors.numpy import load_file, save_file
 
 import speech
-from traffic import Sessions, Traffic
+from traffic import PAUSE_S, Sessions, Traffic
 
 HOSTS = 5
 SHARED, GATEWAY = "host-1", "host-2"
@@ -133,9 +133,9 @@ class LabSite:
             self.babelrack("scale", pack, str(number))
         return self.hosts(pack)
 
-    def traffic(self, pack, clients=1):
+    def traffic(self, pack, clients=1, pause_s=PAUSE_S):
         """Clients of a pack, through the gateway."""
-        return self._clients(_CLIPS[pack], clients)
+        return self._clients(_CLIPS[pack], clients, pause_s)
 
     def sessions(self, pack, clients=1):
         """Clients of a pack that speak, through the gateway."""
@@ -145,8 +145,8 @@ class LabSite:
         """Transcribe a fixture through the gateway once."""
         return self._clients(name).once()
 
-    def _clients(self, name, clients=1):
-        return Traffic(self.gateway, self.project.client_key.read_text().strip(), speech.clip(name), clients)
+    def _clients(self, name, clients=1, pause_s=PAUSE_S):
+        return Traffic(self.gateway, self.project.client_key.read_text().strip(), speech.clip(name), clients, pause_s)
 
     def units(self, pack):
         """Each replica's units with the process that they run and how often they were started again."""

@@ -14,8 +14,9 @@ import speech
 PATH = "/waves/v1/pulse/get_text"
 # A request that has no answer after so long counts as lost; the longest that a fault is let stand is two minutes.
 PATIENCE_S = 240.0
-# Between an answer and the next question: the clients must leave the two cores something to roll with.
-PAUSE_S = 1.5
+# Between an answer and the next question: a roll takes minutes, and the clients must leave the two cores something
+# to roll with; under a fault there is time for few questions.
+PAUSE_S, SHORT_PAUSE_S = 4.0, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Answer:
 class Traffic:
     """`clients` of one language, each asking again shortly after its last answer, from `with` to its end."""
 
-    def __init__(self, gateway, key, clip, clients=1):
-        self.gateway, self.key, self.clients = gateway, key, clients
+    def __init__(self, gateway, key, clip, clients=1, pause_s=PAUSE_S):
+        self.gateway, self.key, self.clients, self.pause_s = gateway, key, clients, pause_s
         self.language, self.body = clip.language, clip.path.read_bytes()
         self.answers = []
         self._over = threading.Event()
@@ -78,7 +79,7 @@ class Traffic:
         with self._asking() as ask:
             while not self._over.is_set():
                 self.answers.append(ask())
-                self._over.wait(PAUSE_S)
+                self._over.wait(self.pause_s)
 
     def _send(self, http):
         sent = time.time()
@@ -121,7 +122,7 @@ class Sessions(Traffic):
     """The same with live sessions: each says the clip at the pace of speech, as an operator does at a shell."""
 
     def __init__(self, project, gateway, clip, clients=1):
-        super().__init__(gateway, "", clip, clients)
+        super().__init__(gateway, "", clip, clients, SHORT_PAUSE_S)
         self._text = clip.text
         self._command = project.command(
             "babelrack", "transcribe", "--live", "--language", clip.language, "--gateway", gateway,

@@ -18,6 +18,7 @@ import lab_site
 import speech
 from figures import Figures
 from lab_site import INDIC_GRACE_S, LabSite, changed, copy_of_project, units_of
+from traffic import SHORT_PAUSE_S
 
 KEPT = "kept-site"
 
@@ -236,7 +237,7 @@ def test_a_bad_roll_is_stopped_and_the_pack_serves_on(site, untouched, figures, 
 
 def hit(site, figures, untouched, what, fault, mend, *, clients=4, stands=20.0):
     """Have a fault under load and take it away: every request has an answer or a clean refusal, then all is well."""
-    with untouched(what), site.traffic("indic", clients) as traffic:
+    with untouched(what), site.traffic("indic", clients, SHORT_PAUSE_S) as traffic:
         traffic.wait(4)
         fault()
         try:
@@ -350,7 +351,7 @@ def test_the_shared_host_is_off_for_two_minutes(site, neighbour, figures):
     shared = site.lab.host(lab_site.SHARED)
     began = time.time()
     what = "the shared host is off for two minutes"
-    with site.traffic("indic") as traffic:
+    with site.traffic("indic", pause_s=SHORT_PAUSE_S) as traffic:
         traffic.wait(2)
         shared.break_("kill")
         try:
