@@ -80,5 +80,20 @@ def test_a_broken_off_installation_was_made_anew(host, version):
     assert json.loads(host.file(f"{RELEASES}/{version}/release.json").content_string)["version"] == version
 
 
+def test_it_shares_the_files_of_what_both_releases_have_but_not_what_was_changed(host, version):
+    def inode(release, name):
+        return host.check_output(f"stat --format %i {RELEASES}/{release}/{name}")
+
+    package, other = "lib/python3.11/site-packages", "0.2.0-0123456789ab"
+    for shared in ("torch/__init__.py", "torch/__pycache__/__init__.cpython-311.pyc", "babelrack/api_server/app.py"):
+        assert inode(version, f"{package}/{shared}") == inode(other, f"{package}/{shared}")
+    changed = f"{package}/numpy/__init__.py"
+    assert inode(version, changed) != inode(other, changed)
+    assert host.run(f"grep -q '^# changed' {RELEASES}/{version}/{changed}").rc == 1
+    for script in ("babelrack", "uvicorn"):
+        first = host.check_output(f"head -n 1 {RELEASES}/{version}/bin/{script}")
+        assert first == f"#!{RELEASES}/{version}/bin/python"
+
+
 def test_a_release_that_arrived_damaged_is_not_there(host):
     assert host.check_output(f"find {RELEASES} -maxdepth 1 -name '0.1.1-*'") == ""
