@@ -309,7 +309,7 @@ def healthy(host, seconds=90):
     """Wait until a replica of indic says so itself."""
     ask = f"import urllib.request as u; print(u.urlopen('http://{host.address}:7100/health', timeout=5).read())"
     until = time.monotonic() + seconds
-    while "healthy" not in (said := host.run(["/usr/bin/python3", "-c", ask])).stdout:
+    while '"status":"healthy"' not in (said := host.run(["/usr/bin/python3", "-c", ask])).stdout:
         assert time.monotonic() < until, f"{host.name}: {said.stderr[-500:]}"
         time.sleep(1)
 
@@ -347,7 +347,7 @@ def test_the_gateway_is_reloaded_under_streaming_uploads(site, neighbour, figure
 
 
 def test_the_shared_host_is_off_for_two_minutes(site, neighbour, figures):
-    site.replicas("indic", 2)
+    replicas = site.replicas("indic", 2)
     shared = site.lab.host(lab_site.SHARED)
     began = time.time()
     what = "the shared host is off for two minutes"
@@ -360,6 +360,8 @@ def test_the_shared_host_is_off_for_two_minutes(site, neighbour, figures):
             shared.mend("kill")
         # What was refused past indic's short grace is answered again, without anybody's help.
         traffic.wait(4, seconds=120)
+        for host in replicas:
+            healthy(host)
     neighbour.wait(2)
     figures.add(f"{what}, less than its grace", "western_sea", neighbour.count(began))
     figures.add(f"{what}, indic's grace is {INDIC_GRACE_S} s", "indic", traffic.count())
