@@ -27,12 +27,18 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint ## Lint, unit tests, service tests with real processes (ARGS="-k words" for pytest)
+test: lint unit service fleet ## All of these, as CI runs them
+
+.PHONY: unit
+unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
 	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
-	python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+
+.PHONY: service
+service: setup ## Service tests: real processes, audio and checkpoint
+	@python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: fleet
-fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts (ARGS="-k words" for pytest)
+fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts
 	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
 	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
