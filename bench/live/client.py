@@ -45,7 +45,8 @@ async def spoken(gateway: str, key: str, talk: Talk, *, delay_s: float = 0.0) ->
 
 async def pushed(gateway: str, key: str, language: str, samples: Samples, heard: Callable[[float, str], None]) -> None:
     """Send audio as fast as it is read; `heard` gets each utterance's end in seconds, and its text."""
-    async with _connected(gateway, key, language, sentence_timestamps="true") as socket:
+    # No pings: on loopback the kernel holds minutes of audio, and they would wait behind it.
+    async with _connected(gateway, key, language, ping_interval=None, sentence_timestamps="true") as socket:
         sending = asyncio.create_task(_send(socket, samples, None))
         async for message in socket:
             event = _event(message)
@@ -54,10 +55,11 @@ async def pushed(gateway: str, key: str, language: str, samples: Samples, heard:
         await sending
 
 
-def _connected(gateway: str, key: str, language: str, **options: str) -> connect:
+def _connected(gateway: str, key: str, language: str, *, ping_interval: float | None = 20, **options: str) -> connect:
     query = {"model": "pulse", "language": language, "encoding": "linear16", "sample_rate": str(RATE), **options}
     url = f"ws{gateway.removeprefix('http')}{PATH}?{urlencode(query)}"
-    return connect(url, additional_headers={"Authorization": f"Bearer {key}"}, proxy=None, compression=None)
+    headers = {"Authorization": f"Bearer {key}"}
+    return connect(url, additional_headers=headers, proxy=None, compression=None, ping_interval=ping_interval)
 
 
 def _event(message: str | bytes) -> dict:

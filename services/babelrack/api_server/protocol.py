@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import select
+import socket
 from typing import TYPE_CHECKING, Any
 
 import websockets.http11
@@ -23,6 +24,7 @@ _TOO_LARGE = "the request's head is larger than 64 KiB or has more than 128 head
 # An early answer (401, 413, 429) leaves a body unread. The client gets this long to notice the answer before the
 # connection closes under it, because a close with unread bytes is a reset, which can overtake the answer.
 _LINGER_SECONDS = 5.0
+_LIVE_RECEIVE_BYTES = 64 * 1024
 # The head was bounded before it came here, and keywords ride on its first line.
 websockets.http11.MAX_LINE_LENGTH = _HEADER_BYTES
 
@@ -129,6 +131,10 @@ class QuietWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.response.status_code == 101:
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions["babelrack.gone"] = self._is_gone
+            # Audio that is sent faster than it is served waits in the kernels between, megabytes of it, a ping behind
+            # it, and clients take a connection that answers none for 20 s for lost.
+            if (connection := self.transport.get_extra_info("socket")) is not None:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LIVE_RECEIVE_BYTES)
 
     def _is_gone(self) -> bool:
         """Whether the client has closed its end; while it is held back, nobody reads, and nothing else would tell.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Self, TypeVar, cast, get_args
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _CLOSE_SECONDS = 1.0
+_SEND_BYTES = 64 * 1024
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 
 Event = TypeVar("Event", ModelEvent, StreamEvent)
@@ -181,6 +183,9 @@ class ModelClient:
             )
         except (OSError, InvalidHandshake, TimeoutError, EOFError) as error:
             raise ModelServerLost(f"the model server at {self.base_url} does not answer") from error
+        if (channel := connection.transport.get_extra_info("socket")) is not None:
+            # The kernel would take minutes of audio, and who sends would think that it is heard.
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
         try:
             yield connection
         finally:
