@@ -90,14 +90,18 @@ def main(
 
 def _live(threads: int, *, quick: bool, keep: bool) -> None:
     """Live streams have results and tables of their own, because they take half an hour of their own."""
+    live = measure.begin(threads, quick=quick)
+    failed = ""
     try:
-        live = measure.measure(threads, _say, quick=quick)
+        measure.measure(live, _say)
     except (SystemFailed, RackFailed, StreamFailed) as error:
-        sys.exit(f"bench: live: {error}")
-    live_report.show(live, Console())
-    if keep:
-        live_report.write(live)
-        _say(f"written to {live_report.LATEST} and {report.DOCUMENT}")
+        failed = f"bench: live: {error}"
+    if live.paces:
+        live_report.show(live, Console())
+        if keep:
+            live_report.write(live)
+            _say(f"written to {live_report.LATEST} and {report.DOCUMENT}")
+    sys.exit(failed or 0)
 
 
 def _earlier(results: Results) -> Results:

@@ -86,11 +86,16 @@ class Live:
     hour: Hour | None = None
 
 
-def measure(threads: int, say: Callable[[str], None], *, quick: bool) -> Live:
-    """Measure streams through nginx, API server and model server, then the peer, then one long session."""
+def begin(threads: int, *, quick: bool) -> Live:
+    """Return what `measure` fills."""
     packages = ("babelrack", "torch", "faster-whisper")
     versions = {package: metadata.version(package) for package in packages}
-    live = Live(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), machine(), threads, versions, quick)
+    return Live(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), machine(), threads, versions, quick)
+
+
+def measure(live: Live, say: Callable[[str], None]) -> None:
+    """Measure streams through nginx, API server and model server, then one long session, then the peer."""
+    quick, threads = live.quick, live.threads
     counts = STREAMS[:2] if quick else STREAMS
     said = talks(max(counts), quick=quick)
     with Rack("alone", threads) as rack:
@@ -112,7 +117,6 @@ def measure(threads: int, say: Callable[[str], None], *, quick: bool) -> Live:
             live.peer.append(_pace(said[:count], shown, files))
             if live.peer[-1].behind_s > 30:
                 break
-    return live
 
 
 def _as_file(rack: Rack, talk: Talk) -> tuple[str, list[speech.TimedWord]]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from tests.speech import RATE
+
 from bench.live.client import EOU_S
-from bench.live.speech import RATE, Talk, talks
+from bench.live.speech import Talk, talks
 from bench.live.timeline import Shown
 from bench.systems import Transcriber
 from bench.workload import Request

@@ -263,13 +263,16 @@ def test_a_killed_process_costs_clean_refusals_at_most(site, untouched, figures,
 
 @pytest.mark.parametrize("unit", ["asr", "api-server"])
 def test_a_live_session_goes_on_when_its_replica_is_lost(site, untouched, figures, unit):
-    host = site.replicas("indic", 2)[1]
+    replicas = site.replicas("indic", 2)
     name = {"asr": "model server", "api-server": "API server"}[unit]
     what = f"the {name} of one of two replicas is killed under live sessions"
     with untouched(what), site.sessions("western_sea") as calm, site.sessions("indic", 2) as sessions:
-        sessions.wait(2)
-        # The next two are a few seconds old.
-        time.sleep(6)
+        sessions.wait(2, seconds=120)
+        until = time.monotonic() + 60
+        while not (speaking := [host for host in replicas if live_sessions(host)]):
+            assert time.monotonic() < until
+        host = speaking[0]
+        time.sleep(2)
         killed = time.time()
         host.run(f"systemctl kill --signal KILL {unit}@indic", check=True)
         sessions.wait(2, killed, seconds=120)
@@ -305,11 +308,24 @@ def test_a_full_disk_stops_nothing_that_serves(site, untouched, figures):
     healthy(host)
 
 
-def healthy(host, seconds=90):
+def live_sessions(host):
+    """How many there are at a replica of indic."""
+    lines = asked(host, "metrics").stdout.splitlines()
+    return sum(float(line.split()[1]) for line in lines if line.startswith("api_live_sessions "))
+
+
+def asked(host, path):
+    """What a replica of indic answers on its own host."""
+    ask = (
+        f"import urllib.request as u; print(u.urlopen('http://{host.address}:7100/{path}', timeout=5).read().decode())"
+    )
+    return host.run(["/usr/bin/python3", "-c", ask])
+
+
+def healthy(host, seconds=120):
     """Wait until a replica of indic says so itself."""
-    ask = f"import urllib.request as u; print(u.urlopen('http://{host.address}:7100/health', timeout=5).read())"
     until = time.monotonic() + seconds
-    while '"status":"healthy"' not in (said := host.run(["/usr/bin/python3", "-c", ask])).stdout:
+    while '"status":"healthy"' not in (said := asked(host, "health")).stdout:
         assert time.monotonic() < until, f"{host.name}: {said.stderr[-500:]}"
         time.sleep(1)
 

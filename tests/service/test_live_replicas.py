@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from asyncio.subprocess import PIPE
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
@@ -125,18 +126,23 @@ async def test_a_session_whose_replica_is_killed_goes_on_at_another(rig):
 LIVE = """
 import sys
 from pathlib import Path
-from babelrack.cli.live import STDIN, Source, transcribe
-transcribe(Source(STDIN), sys.argv[1], Path(sys.argv[2]).read_text(), "en", as_json=True)
+from babelrack.cli import live
+from babelrack.client import TranscriptionError
+live._BREAK_S = float(sys.argv[3])
+try:
+    live.transcribe(live.Source(live.STDIN), sys.argv[1], Path(sys.argv[2]).read_text(), "en", as_json=True)
+except TranscriptionError as error:
+    sys.exit(str(error))
 """
 
 
-@pytest.mark.parametrize(("how", "final_s"), [(signal.SIGKILL, 0.0), (signal.SIGTERM, 2.0)], ids=["killed", "stopped"])
-async def test_the_command_goes_on_by_itself_and_no_sample_is_lost_or_said_twice(rig, how, final_s, tmp_path):
-    server = rig.replica()
+@asynccontextmanager
+async def speaking(rig, server, tmp_path, break_s: float = 30.0):
+    """`transcribe --live` that has said two seconds and seen both words; what it saw last comes with it."""
     key = tmp_path / "key"
     key.write_text(rig.keys["key"])
     client = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LIVE, server.url, key, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        sys.executable, "-c", LIVE, server.url, key, str(break_s), stdin=PIPE, stdout=PIPE, stderr=PIPE
     )
     try:
         client.stdin.write(SECOND * 2)
@@ -144,22 +150,40 @@ async def test_the_command_goes_on_by_itself_and_no_sample_is_lost_or_said_twice
             while "word2" not in (event := json.loads(await client.stdout.readline()))["transcript"]:
                 pass
         await told(rig, event["session_id"], "word2")
+        yield client, event
+    finally:
+        if client.returncode is None:
+            client.kill()
+            await client.wait()
+
+
+@pytest.mark.parametrize(("how", "final_s"), [(signal.SIGKILL, 0.0), (signal.SIGTERM, 2.0)], ids=["killed", "stopped"])
+async def test_the_command_goes_on_by_itself_and_no_sample_is_lost_or_said_twice(rig, how, final_s, tmp_path):
+    server = rig.replica()
+    async with speaking(rig, server, tmp_path) as (client, event):
         await asyncio.to_thread(server.stop, how)
         client.stdin.write(SECOND * 2)
         client.stdin.close()
         assert b"goes on" in await client.stderr.readline()
         await asyncio.to_thread(server.start)
         out, complaint = await asyncio.wait_for(client.communicate(), PATIENCE)
-    finally:
-        if client.returncode is None:
-            client.kill()
-            await client.wait()
     assert (client.returncode, complaint) == (0, b"")
     first, again = rig.model.talks
     assert (first.seconds, again.request.start_s, again.seconds) == (2.0, final_s, 4.0 - final_s)
     *_, last = map(json.loads, out.splitlines())
     assert last["is_last"]
     assert last["session_id"] == event["session_id"]
+
+
+async def test_the_command_says_in_one_sentence_that_nobody_takes_its_session_on(rig, tmp_path):
+    server = rig.replica()
+    async with speaking(rig, server, tmp_path, break_s=1.5) as (client, _):
+        await asyncio.to_thread(server.kill)
+        _, complaint = await asyncio.wait_for(client.communicate(), PATIENCE)
+    assert client.returncode == 1
+    note, sentence = complaint.decode().splitlines()
+    assert "goes on" in note
+    assert sentence.startswith("The connection was lost, and the session didn't go on: The connection to")
 
 
 async def test_a_session_is_told_apart_by_its_key_and_is_forgotten_when_it_is_closed(rig):

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -103,8 +104,24 @@ async def _decoded(file: Path) -> AsyncGenerator[bytes]:
 
 
 async def _stdin(size: int) -> AsyncGenerator[bytes]:
-    """Read what is there, as soon as it is there."""
-    while block := await asyncio.to_thread(os.read, sys.stdin.fileno(), size):
+    """Read what is there, as soon as it is there; whoever waits for more holds up nobody's end."""
+    loop = asyncio.get_running_loop()
+    blocks: asyncio.Queue[bytes | OSError] = asyncio.Queue(1)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is over
+            block: bytes | OSError = b"begin"
+            while isinstance(block, bytes) and block:
+                try:
+                    block = os.read(sys.stdin.fileno(), size)
+                except OSError as error:
+                    block = error
+                asyncio.run_coroutine_threadsafe(blocks.put(block), loop).result()
+
+    threading.Thread(target=read, daemon=True, name="stdin").start()
+    while block := await blocks.get():
+        if isinstance(block, OSError):
+            raise block
         yield block
 
 
@@ -260,6 +277,7 @@ class _Session:
     language: str | None
     sent_as: tuple[Encoding, int]
     name: str = field(default="", init=False)
+    lost_at: float | None = field(default=None, init=False)  # since when nothing was heard
     received: int = field(default=0, init=False)  # events, as the server counts them
 
     async def open(self, **going_on: str) -> ClientConnection:
@@ -289,17 +307,17 @@ class _Session:
         Raises:
             TranscriptionError: when it doesn't go on.
         """
-        until = time.monotonic() + _BREAK_S
-        while True:
+        reason = "no replica takes it"
+        self.lost_at = self.lost_at or time.monotonic()
+        while time.monotonic() < self.lost_at + _BREAK_S:
             await asyncio.sleep(_AGAIN_S)
             try:
                 return await self._go_on(tape)
             except (TranscriptionError, ConnectionClosed) as error:
-                refused = isinstance(error, TranscriptionError) and error.status not in _COMES_BACK
-                if refused or time.monotonic() > until:
-                    raise TranscriptionError(
-                        f"The connection was lost, and the session didn't go on: {error}"
-                    ) from error
+                reason = str(error)
+                if isinstance(error, TranscriptionError) and error.status not in _COMES_BACK:
+                    break
+        raise TranscriptionError(f"The connection was lost, and the session didn't go on: {reason}")
 
     async def _go_on(self, tape: _Tape) -> tuple[ClientConnection, int]:
         if not self.received and not tape.begin:
@@ -323,7 +341,8 @@ async def _to_the_end(session: _Session, socket: ClientConnection, tape: _Tape, 
                 sending = asyncio.create_task(_send(socket, tape, start))
                 await _all([sending, asyncio.create_task(_receive(session, socket, display))])
         except _BreakError as error:
-            display.note(str(error))
+            if session.lost_at is None:
+                display.note(str(error))
             socket, start = await session.go_on(tape)
         else:
             return
@@ -372,6 +391,7 @@ async def _receive(session: _Session, socket: ClientConnection, display: Display
                 wrong = event["message"]
                 continue
             session.received += 1
+            session.lost_at = None
             display.show(str(message), event)
             if event.get("is_last"):
                 return
