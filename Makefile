@@ -12,6 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
 FLEET_WORKERS ?= 3
+SITE := tests/fleet/test_site.py
 ARGS ?=
 
 .PHONY: help
@@ -27,7 +28,7 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint unit service fleet ## All of these, as CI runs them
+test: lint unit service fleet ## lint, unit, service and fleet, as CI runs them
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
@@ -38,10 +39,16 @@ service: setup ## Service tests: real processes, audio and checkpoint
 	@python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 .PHONY: fleet
-fleet: setup ## Fleet tests: Terraform, Ansible, roles and faults on lab hosts
+fleet: setup ## Fleet tests: Terraform, claims, the CLI and every role on lab hosts
 	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
-	python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	python -m pytest tests/fleet --ignore $(SITE) --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+
+.PHONY: site
+site: setup ## A whole site's life on lab hosts: rolls, faults and live sessions under load; half an hour
+	@babelrack release build >/dev/null
+	python -m lab image >/dev/null || (($$? == 69))
+	python -m pytest $(SITE) $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint

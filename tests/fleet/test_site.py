@@ -158,7 +158,10 @@ for address in sys.argv[1:]:
             else:
                 one.close()
         until = time.monotonic() + 0.5
-        while waiting.get_map() and (left := until - time.monotonic()) > 0:
+        left = 0.5
+        while waiting.get_map() and left:
+            # Looked once more when the time is over: on a busy machine it may be over before the first look.
+            left = max(0, until - time.monotonic())
             for key, _ in waiting.select(left):
                 if key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
                     found.append(key.data)
