@@ -146,6 +146,15 @@ import errno, resource, selectors, socket, sys, time
 files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 at_once = min(8192, files - 64)
+
+def answers(address, port):
+    # Once more: two hosts that try each other's ports at a time may meet, each on the port that the other calls from.
+    try:
+        socket.create_connection((address, port), 5).close()
+    except OSError:
+        return False
+    return True
+
 for address in sys.argv[1:]:
     found = []
     for first in range(1, 65536, at_once):
@@ -170,7 +179,7 @@ for address in sys.argv[1:]:
         for key in list(waiting.get_map().values()):
             key.fileobj.close()
         waiting.close()
-    print(address, *found)
+    print(address, *filter(lambda port: answers(address, port), found))
 """
 
 
