@@ -1,11 +1,11 @@
 #!/bin/sh
-# install.sh WHEELS RELEASES VERSION PYTHON INSTALLER [BASE WHEEL...]: verify the wheels, and install them into
-# RELEASES/VERSION; those that are named are taken from the release BASE.
+# install.sh WHEELS RELEASES VERSION PYTHON INSTALLER BASE [WHEEL...]: verify the wheels, and install them into
+# RELEASES/VERSION; those that are named are taken from the release BASE, which is empty where there is none.
 # One at a time on a host; whoever waited finds it done. Says `installed` when it did something. release.json, which makes
 # the release count, is written last.
 set -eu
-wheels=$1 releases=$2 version=$3 python=$4 installer=$5 base=${6-}
-shift $(($# < 6 ? $# : 6))
+wheels=$1 releases=$2 version=$3 python=$4 installer=$5 base=$6
+shift 6
 release=$releases/$version
 umask 022
 
