@@ -28,6 +28,7 @@ from babelrack.pairing import (
     SpeechStarted,
     StreamDone,
     StreamRequest,
+    Voices,
     Word,
 )
 from babelrack.pairing.messages import EndOfAudio, Finalize
@@ -107,7 +108,14 @@ class Talk:
         )
 
     async def final(
-        self, text: str, cause: str = "endpoint", *, start: float = 0.0, end: float | None = None, language: str = "en"
+        self,
+        text: str,
+        cause: str = "endpoint",
+        *,
+        start: float = 0.0,
+        end: float | None = None,
+        language: str = "en",
+        voices: Voices | None = None,
     ) -> None:
         start += self.request.start_s
         end = self.request.start_s + self.seconds if end is None else self.request.start_s + end
@@ -130,6 +138,7 @@ class Talk:
                 checkpoint=CHECKPOINT,
                 confidence=0.9,
                 cause=cause,
+                voices=voices,
             )
         )
         self._utterance += 1
@@ -207,6 +216,7 @@ class ScriptedModel:
             version="0",
             uptime_s=0,
             checkpoints=[checkpoint],
+            features=["diarize"],
         )
         content = body.model_dump_json().encode()
         return Response(HTTPStatus.OK, "OK", Headers({"Content-Length": str(len(content))}), content)

@@ -8,11 +8,12 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from api_rig import model_server, speech, start_rig, words
+from api_rig import DEPLOYMENT, model_server, speech, start_rig, words
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from speech import clip
+from babelrack.pairing import Final, ModelClient, StreamRequest
+from speech import RATE, clip
 
 pytest_plugins = ["api_pack"]
 
@@ -133,6 +134,31 @@ async def test_a_live_session_knows_its_speakers_again(pack, file):
     assert right >= 0.85 * all_ > 30
     for final in finals:
         assert {u["speaker"] for u in final["utterances"]} == {word["speaker"] for word in final["words"]}
+
+
+async def test_a_stream_that_goes_on_knows_the_speakers_of_before(pack):
+    conversation = clip("en-two-speakers")
+    samples, turns = conversation.samples(), conversation.turns
+    client = ModelClient(pack.model.url, DEPLOYMENT)
+    wanted = {"request_id": "t", "deployment": DEPLOYMENT, "language": "en", "words": True, "diarize": True}
+
+    async def stream(samples, **more):
+        async with client.stream(StreamRequest(**wanted, **more)) as session:
+            pcm = samples.tobytes()
+            for start in range(0, len(pcm), 16_000):
+                await session.send(pcm[start : start + 16_000])
+            await session.end()
+            return [event async for event in session if isinstance(event, Final)]
+
+    before = await stream(samples)
+    # The second speaker alone, who would be the first without those of before.
+    second = samples[int((turns[1].start - 0.2) * RATE) : int((turns[1].end + 0.2) * RATE)]
+    alone = await stream(second)
+    after = await stream(second, voices=before[-1].voices)
+    await client.aclose()
+    assert {word.speaker for final in alone for word in final.words} == {0}
+    assert {word.speaker for final in after for word in final.words} == {1}
+    assert len(before[-1].voices.counts) == len(after[-1].voices.counts) == 2
 
 
 async def test_a_live_session_without_diarize_names_no_speaker(pack):

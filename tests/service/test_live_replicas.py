@@ -19,6 +19,8 @@ from redis_rig import PASSWORD
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from babelrack.pairing import Voices
+
 
 @pytest.fixture(scope="module")
 def live_rig(tmp_path_factory):
@@ -87,6 +89,29 @@ async def test_an_operator_watches_a_session_from_another_replica_and_nobody_els
                 seen = [line async for line in lines if line.startswith(("data", "event"))]
     assert [json.loads(line[6:]) for line in seen[:-2]] == [final, partial, last]
     assert seen[-2:] == ["event: end", "data: {}"]
+
+
+async def test_the_speakers_of_a_session_go_on_with_it_and_their_voices_are_told_to_no_client(rig):
+    voices = Voices(model="m", means="AAAA", counts=(2.0,))
+
+    async def diarizing(talk):
+        await talk.heard(1)
+        await talk.final(" one", end=1.0, voices=voices)
+        await talk.until(lambda: talk.ended)
+
+    rig.model.script = diarizing
+    options = {"diarize": "true", "word_timestamps": "true"}
+    async with rig.session(**options) as live:
+        await live.send(SECOND)
+        final = await live.hear()
+        assert "voices" not in final
+        assert (await rig.talk()).request.voices is None
+        await told(rig, final["session_id"], "AAAA")
+        live.connection.transport.abort()
+    async with rig.session(at=rig.other, session_id=final["session_id"], received=1) as again:
+        await again.hear()
+        talk = await rig.talk(1)
+        assert (talk.request.diarize, talk.request.voices) == (True, voices)
 
 
 async def test_a_session_whose_replica_is_killed_goes_on_at_another(rig):

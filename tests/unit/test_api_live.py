@@ -24,7 +24,7 @@ from babelrack.api_server.live.transcript import LiveTranscript
 from babelrack.api_server.options import LIVE, LIVE_LISTEN, LIVE_STT, RESUMED, features, parse_options
 from babelrack.api_server.transcription import subprotocol_of
 from babelrack.audio.samples import SampleStream
-from babelrack.pairing import Final, Partial, Word
+from babelrack.pairing import Final, Partial, Voices, Word
 from babelrack.writing import Form, Numbering, unfinished
 
 SECRET = b"of the tests"
@@ -221,6 +221,17 @@ def test_another_replica_goes_on_where_the_state_says():
     assert event.full_transcript == "call [PHONENUMBER_1] now or [PHONENUMBER_1] later"
     assert added == " or [PHONENUMBER_1] later"
     assert event.warnings is None
+
+
+def test_the_speakers_that_are_known_are_part_of_the_state():
+    first = transcript(diarize="true", word_timestamps="true")
+    assert first.voices is None
+    voices = Voices(model="m", means="AAAA", counts=(2.0,))
+    first.final(final("hello").model_copy(update={"voices": voices}))
+    first.final(final("nobody new"))
+    state = json.loads(json.dumps(first.state))
+    assert transcript(state).voices == voices
+    assert transcript(state | {"voices": {"of": "another version"}}).voices is None
 
 
 def test_what_waits_for_more_is_not_yet_behind_the_position():

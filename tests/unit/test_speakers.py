@@ -1,5 +1,6 @@
 """Who speaks: features as the model learnt them, speakers without a given count, labels that stay."""
 
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from babelrack.audio.voice_activity import SpeechProbability, VoiceActivity
+from babelrack.model_server.voices import packed, unpacked
+from babelrack.pairing import Voices
 from babelrack.speakers import Diarization, Diarizer, Session
 from babelrack.speakers.clustering import ClusteringPolicy, cluster, probabilities
 from babelrack.speakers.embedding import mel_energies
@@ -211,6 +214,50 @@ def test_a_session_knows_a_speaker_again(diarizer, voice, file):
         assert {label.speaker for label in labels} == {numbers.setdefault(speaker, len(numbers))}
         assert all(0 <= label.confidence <= 1 for label in labels)
     assert session.speakers == len(numbers) > 1
+
+
+@pytest.mark.parametrize("file", CONVERSATIONS)
+def test_a_session_that_goes_on_elsewhere_knows_the_speakers_of_before(diarizer, voice, file):
+    turns = clip(file).turns
+    numbers: dict[str, int] = {}
+    for turn in turns:
+        numbers.setdefault(turn.speaker, len(numbers))
+    first, samples = Session(diarizer), clip(file).samples()
+    for _ in utterances(first, voice, turns, samples):
+        pass
+    told = Voices.model_validate_json(packed(first, diarizer).model_dump_json())
+    second = Session(diarizer, known=unpacked(told, diarizer))
+    # From the last speaker's turn on: alone it would be speaker 0.
+    last = max(index for index, turn in enumerate(turns) if numbers[turn.speaker])
+    skipped = int((turns[last].start - 0.2) * RATE)
+    end = int((turns[last].end + 0.2) * RATE)
+    *_, at = heard_by(second, voice, samples[skipped:end])
+    labels = second.assign(second.utterance(at), [(0.5, 1.0)])
+    assert [label.speaker for label in labels] == [numbers[turns[last].speaker]]
+    assert second.speakers == len(numbers)
+
+
+def test_voices_of_another_model_or_damaged_ones_are_not_taken(diarizer):
+    size = diarizer.encoder.embedding_size
+
+    def voices(means, *, model=diarizer.model, counts=(3.0,)):
+        return Voices(model=model, means=b64encode(means.astype("<f2").tobytes()).decode(), counts=counts)
+
+    good = np.full((1, size), 0.9 / size**0.5)
+    known = unpacked(voices(good), diarizer)
+    assert (known.means.shape, known.counts.tolist()) == ((1, size), [3.0])
+    assert unpacked(None, diarizer) is None
+    assert unpacked(voices(good, model="another"), diarizer) is None
+    assert unpacked(voices(good, counts=(3.0, 1.0)), diarizer) is None
+    assert unpacked(voices(good[:, 1:]), diarizer) is None
+    assert unpacked(voices(good * np.nan), diarizer) is None
+    assert unpacked(voices(good * 0), diarizer) is None
+    assert unpacked(voices(good * 2), diarizer) is None
+    assert unpacked(voices(good).model_copy(update={"means": "no base64!"}), diarizer) is None
+
+
+def test_nobody_is_told_of_before_somebody_was_heard(diarizer):
+    assert packed(Session(diarizer), diarizer) is None
 
 
 def test_two_speakers_in_one_utterance_are_parted(diarizer, voice):

@@ -24,6 +24,7 @@ from babelrack.model_server.decoding import EngineFailed, Found, decode
 from babelrack.model_server.endpointing import Closed, Cut, Endpointer, Opened, Paused, Resumed, Speech
 from babelrack.model_server.keywords import KeywordTrees
 from babelrack.model_server.utterance import Utterance
+from babelrack.model_server.voices import packed, unpacked
 from babelrack.pairing import SAMPLE_RATE, Finalize, Partial, SpeechEnded, SpeechStarted, StreamDone, Word
 from babelrack.pairing import Final as FinalText
 from babelrack.speakers import Session as Speakers
@@ -127,7 +128,8 @@ class Stream:
         self._send = send
         self._probability = SpeechProbability(loaded.voice)
         diarizer = loaded.diarizer if request.diarize and request.words else None
-        self._speakers = Speakers(diarizer) if diarizer else None
+        self._diarizer = diarizer
+        self._speakers = Speakers(diarizer, known=unpacked(request.voices, diarizer)) if diarizer else None
         self._endpointer = Endpointer(
             endpointing=request.endpointing, eou_timeout_ms=request.eou_timeout_ms, bounded=request.bounded
         )
@@ -355,6 +357,7 @@ class Stream:
                     checkpoint=utterance.checkpoint,
                     confidence=round(utterance.confidence, 4),
                     cause=cause,
+                    voices=packed(self._speakers, self._diarizer) if self._speakers and self._diarizer else None,
                 )
             )
             self._number += 1

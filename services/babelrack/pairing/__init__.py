@@ -23,6 +23,7 @@ from babelrack.pairing.messages import (
     StreamEvent,
     StreamRequest,
     Turn,
+    Voices,
     Word,
 )
 
@@ -53,5 +54,6 @@ __all__ = [
     "StreamRequest",
     "StreamSession",
     "Turn",
+    "Voices",
     "Word",
 ]

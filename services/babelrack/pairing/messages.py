@@ -14,9 +14,11 @@ MAX_FRAME_BYTES = 64 * 1024
 MOST_KEYWORDS = 10_000
 LONGEST_KEYWORD = 100
 MOST_KEYWORD_BYTES = 256 * 1024  # of the phrases together, as UTF-8
+MOST_VOICE_BYTES = 128 * 1024  # of a session's voices together, as base64
 HIGHEST_INTENSIFIER = 10.0
-# The largest text frame: a request with all keywords that it may have, each with its intensifier, all of it escaped.
-MAX_TEXT_BYTES = 1024 * 1024
+# The largest text frame: a request with all keywords that it may have, each with its intensifier, all of it escaped,
+# and voices.
+MAX_TEXT_BYTES = 1024 * 1024 + MOST_VOICE_BYTES + 4096
 
 Role = Literal["dedicated", "multilingual"]
 ModelStatus = Literal["starting", "healthy", "draining", "unhealthy"]
@@ -89,6 +91,20 @@ class Request(Message):
     keywords: Keywords = ()
 
 
+class Voices(Message):
+    """The speakers of a live stream, for another that goes on where it was cut off.
+
+    Attributes:
+        model: the speaker model that they are of, the SHA-256 of its weights; another one's say nothing.
+        means: the mean embedding of each, little-endian float16, one after the other, as base64.
+        counts: how many windows of 1.6 s each is of.
+    """
+
+    model: str = Field(max_length=64)
+    means: str = Field(max_length=MOST_VOICE_BYTES)
+    counts: tuple[Annotated[float, Field(gt=0.0, le=1e6)], ...] = Field(max_length=64)
+
+
 class StreamRequest(Message):
     """What is wanted of a live stream, whose audio follows as it is spoken.
 
@@ -101,6 +117,7 @@ class StreamRequest(Message):
         diarize: whether those words carry their speaker; a speaker's number stays as long as the stream lasts.
         keywords: phrases to expect, as for a `Request`.
         start_s: what the times of this stream begin with, for one that goes on where another was cut off.
+        voices: whom that other one knew, from its last final; they keep their numbers.
     """
 
     request_id: str = Field(max_length=128)
@@ -114,6 +131,7 @@ class StreamRequest(Message):
     diarize: bool = False
     keywords: Keywords = ()
     start_s: float = Field(default=0.0, ge=0.0)
+    voices: Voices | None = None
 
 
 class Accepted(Message):
@@ -242,7 +260,8 @@ class Final(Message):
 
     `cause` tells what ended it: silence, a `finalize`, as many words as were asked for, its length, or the end of the
     stream. Each `finalize` and the end are answered by one final, whose text is empty when nothing was said since the
-    last. `words` concatenate to the text, and there are some only where asked for.
+    last. `words` concatenate to the text, and there are some only where asked for. `voices` are all speakers up to
+    here, where speakers were asked for.
     """
 
     type: Literal["final"] = "final"
@@ -255,6 +274,7 @@ class Final(Message):
     checkpoint: str
     confidence: float
     cause: Literal["endpoint", "finalize", "max_words", "length", "end"]
+    voices: Voices | None = None
 
 
 class StreamDone(Message):

@@ -6,6 +6,7 @@ known at the end only, because they are clustered over the whole recording.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -50,10 +51,14 @@ _Job = tuple[Future["NDArray[np.float32]"], "NDArray[np.int16]"]
 
 
 class Diarizer:
-    """The encoder and the one thread that it computes in: one for a process, shared by all recordings and sessions."""
+    """The encoder and the one thread that it computes in: one for a process, shared by all recordings and sessions.
 
-    def __init__(self, encoder: Encoder) -> None:
+    `model` tells its weights from others: only embeddings of one model can be compared.
+    """
+
+    def __init__(self, encoder: Encoder, model: str) -> None:
         self.encoder = encoder
+        self.model = model
         # One thread's kernels are enough, and leave the other cores to the engine.
         self._thread = ThreadPoolExecutor(1, "speakers", initializer=torch.set_num_threads, initargs=(1,))
         self._live: deque[_Job] = deque()
@@ -62,7 +67,9 @@ class Diarizer:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """The diarizer with the model in `directory`."""
-        return cls(Encoder.load(directory))
+        with (directory / "model.safetensors").open("rb") as weights:
+            model = hashlib.file_digest(weights, "sha256").hexdigest()
+        return cls(Encoder.load(directory), model)
 
     def embed(self, windows: NDArray[np.int16], *, live: bool = False) -> Future[NDArray[np.float32]]:
         """(windows, embedding) for (windows, samples), when it is their turn; those of live sessions go first."""

@@ -40,25 +40,43 @@ class Heard:
     embeddings: Future[NDArray[np.float32]]
 
 
+@dataclass(frozen=True, slots=True)
+class Voices:
+    """What a session knows of its speakers: `means` (speakers, embedding) of `counts` embeddings of length one each."""
+
+    means: NDArray[np.float32]
+    counts: NDArray[np.float64]
+
+
 class Session:
     """The speakers of one session, a sum of embeddings each: its size doesn't grow with its length.
 
-    A voice is a new speaker only when it is far from all that were heard, and is heard for at least a second.
+    A voice is a new speaker only when it is far from all that were heard, and is heard for at least a second. With
+    `known`, it goes on with the voices of a session before.
     """
 
-    def __init__(self, diarizer: Diarizer, policy: ClusteringPolicy | None = None) -> None:
+    def __init__(
+        self, diarizer: Diarizer, policy: ClusteringPolicy | None = None, *, known: Voices | None = None
+    ) -> None:
         self._diarizer = diarizer
         self._policy = policy or ClusteringPolicy()
         self._segmenter = Segmenter(diarizer.encoder.window_samples)
         self._heard: deque[Heard] = deque()
-        self._sums = np.zeros((0, diarizer.encoder.embedding_size))
-        self._counts = np.zeros(0)
+        if known is None:
+            known = Voices(np.zeros((0, diarizer.encoder.embedding_size), np.float32), np.zeros(0))
+        self._sums = known.means * known.counts[:, None]
+        self._counts = known.counts
         self._last = 0
 
     @property
     def speakers(self) -> int:
         """How many were heard."""
         return len(self._counts)
+
+    @property
+    def voices(self) -> Voices:
+        """All that another session needs to know the same speakers again."""
+        return Voices((self._sums / self._counts[:, None]).astype(np.float32), self._counts.copy())
 
     def hear(self, samples: NDArray[np.int16], speech: NDArray[np.float32]) -> None:
         """Take `samples` at 16 kHz and the speech probabilities of the frames of 512 that are complete by now."""

@@ -107,7 +107,7 @@ class LiveEndpoint:
             trace = session.trace = self._relay.trace(
                 session_id, visit.key.name, {"path": path, "asked": asked}, lambda: session.state
             )
-            request = _request(here, visit, wanted, language, words=transcript.needs_words)
+            request = _request(here, visit, wanted, language, transcript)
             farewell = None
             try:
                 farewell = await self._to_the_end(session, visit, request, kept, resumed)
@@ -226,7 +226,7 @@ async def _go_on(session: Session, kept: Kept, resumed: Mapping[str, Any]) -> fl
 
 
 def _request(
-    here: Transcriber, visit: Visit, wanted: Mapping[str, Any], language: str, *, words: bool
+    here: Transcriber, visit: Visit, wanted: Mapping[str, Any], language: str, transcript: LiveTranscript
 ) -> StreamRequest:
     return StreamRequest(
         request_id=visit.request_id,
@@ -236,7 +236,8 @@ def _request(
         eou_timeout_ms=wanted["eou_timeout_ms"],
         max_words=wanted["max_words"] if wanted["finalize_on_words"] else None,
         bounded=wanted["finalize_on_words"],
-        words=words,
-        diarize=words and wanted["diarize"],
+        words=transcript.needs_words,
+        diarize=transcript.needs_words and wanted["diarize"],
         keywords=wanted["keywords"],
+        voices=transcript.voices,
     )

@@ -4,8 +4,9 @@ All of it may be lost. A session only ever notes what it has sent; one task tell
 `DEADLINE_SECONDS`, and gives up what it couldn't tell. When Redis is back, each session is told of as a whole.
 
 What is kept of a session, all gone 30 s after its last sign of life: its key's name, its options, the last 256 events
-that aren't partials, the last partial, its full transcript when it was asked for, digests of redacted entities, and
-numbers. The text is as it was sent: redacted, where the session redacts.
+that aren't partials, the last partial, its full transcript when it was asked for, digests of redacted entities,
+its speakers' voices as numbers that no sound can be made of, when it tells speakers, and where it was. The text is as it
+was sent: redacted, where the session redacts.
 """
 
 from __future__ import annotations

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from babelrack import writing
 from babelrack.api_server.live.messages import SpeechEvent, Transcription
 from babelrack.api_server.wording import form_of, worded
+from babelrack.pairing import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,6 +55,7 @@ class LiveTranscript:
         self._speaking = bool(state.get("speaking", False))
         self._warned = bool(state.get("warned", False))
         self._begun = bool(state.get("begun", False))
+        self._known = state.get("voices")
         self._full = "" if wanted["full_transcript"] else None
         self._carried = _Carried()
         self._shown = ""
@@ -70,7 +74,16 @@ class LiveTranscript:
             "speaking": self._speaking,
             "warned": self._warned,
             "begun": self._begun,
+            "voices": self._known,
         }
+
+    @property
+    def voices(self) -> Voices | None:
+        """The speakers that are known; None where another version has written what this one can't read."""
+        try:
+            return None if self._known is None else Voices.model_validate(self._known)
+        except ValidationError:
+            return None
 
     @property
     def carries(self) -> bool:
@@ -108,6 +121,8 @@ class LiveTranscript:
         """The event of a final, and what it adds to the full transcript; None when there is nothing to say yet."""
         before, self._carried = self._carried, _Carried()
         self._shown = ""
+        if event.voices is not None:
+            self._known = event.voices.model_dump(mode="json")
         text, words = before.text + event.text, [*before.words, *event.words]
         start = before.start if before.text else event.start
         cut = len(text)
