@@ -5,8 +5,8 @@ All of it may be lost. A session only ever notes what it has sent; one task tell
 
 What is kept of a session, all gone 30 s after its last sign of life: its key's name, its options, the last 256 events
 that aren't partials, the last partial, its full transcript when it was asked for, digests of redacted entities,
-its speakers' voices as numbers that no sound can be made of, when it tells speakers, and where it was. The text is as it
-was sent: redacted, where the session redacts.
+its speakers' voices as numbers that no sound can be made of, when it tells speakers, and where it was. The text is as
+it was sent: redacted, where the session redacts.
 """
 
 from __future__ import annotations
