@@ -18,7 +18,7 @@ from lab.commands import Commands
 from lab.guest import Guest, Tools
 from lab.host import LabHost
 from lab.keys import Keys
-from lab.network import Network
+from lab.network import Network, numbers
 from lab.podman import Podman
 from lab.room import Room
 from lab.size import size
@@ -39,7 +39,7 @@ class Lab:
 
     def __init__(self, name: str = "default", *, say: Callable[[str], None] = lambda line: None) -> None:
         self.name = registry.check_name(name)
-        self.network = Network(name)
+        self._network = Network(next(numbers(name)))
         self._say = say
         self._settle(ROOT)
 
@@ -51,6 +51,13 @@ class Lab:
         self._state = LabState(self.folder / "state.json")
 
     # --- what there is ---------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> Network:
+        """The network that the lab has, or had last."""
+        if record := registry.records().get(self.name):
+            self._network = Network.of(record.subnet)
+        return self._network
 
     @property
     def hosts(self) -> list[LabHost]:
@@ -80,12 +87,16 @@ class Lab:
     # --- up and down -----------------------------------------------------------------------------------------
 
     def reserve(self) -> None:
-        """Take the name and its addresses, so that `up` can't clash; raises `LabClash` where another lab has them."""
+        """Take the name and addresses that are free, so that `up` can't clash; a lab that is up keeps its own.
+
+        Raises `LabClash` where another checkout has the name, or something else on this machine has the addresses.
+        """
         machine.check()
         _reap_orphans(self.name, self._say)
-        if clash := self.network.clash():
-            raise LabClash(f"lab {self.name} would use {self.network.subnet}, but {clash} has it; choose another name")
-        registry.enter(self.name, self.folder, self.network.subnet)
+        if self.name in registry.records() and (clash := self.network.clash()):
+            raise LabClash(f"lab {self.name} uses {self.network.subnet}, but {clash} has it now; take the lab down")
+        free = (network for number in numbers(self.name) if not (network := Network(number)).clash())
+        registry.enter(self.name, self.folder, (network.subnet for network in free))
 
     def up(
         self,

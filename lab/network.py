@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from lab.commands import environment
 from lab.trouble import LabError, LabUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from lab.commands import Commands
@@ -21,15 +22,29 @@ FIRST = 10
 FAMILIES = ("ip", "bridge")
 
 
-class Network:
-    """The network of one lab name: `10.89.x.0/24`, where x follows from the name."""
+_NETWORKS = 254
 
-    def __init__(self, name: str) -> None:
-        self.number = 1 + zlib.crc32(name.encode()) % 254
+
+def numbers(name: str) -> Iterator[int]:
+    """The networks that a lab of that name may have, the one that follows from its name first."""
+    first = zlib.crc32(name.encode())
+    return (1 + (first + step) % _NETWORKS for step in range(_NETWORKS))
+
+
+class Network:
+    """The network of one lab: `10.89.x.0/24`, where x is its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.subnet = f"10.89.{self.number}.0/24"
         self.gateway = f"10.89.{self.number}.1"
         self.bridge = f"bablab{self.number}"
         self._table = f"babelrack_lab_{self.number}"
+
+    @classmethod
+    def of(cls, subnet: str) -> Self:
+        """The network with that subnet."""
+        return cls(int(subnet.split(".")[2]))
 
     def address(self, index: int) -> str:
         """The address of a host, counted from 1."""

@@ -15,7 +15,7 @@ from lab import kernel
 from lab.trouble import LabClash, LabError, LabUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 RUN = Path("/run/babelrack-lab")
 NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,22}[a-z0-9])?")
@@ -57,18 +57,24 @@ def records() -> dict[str, Record]:
     return found
 
 
-def enter(name: str, folder: Path, subnet: str) -> None:
-    """Put a lab on the list; raises `LabError` where another one has its name or its addresses."""
+def enter(name: str, folder: Path, subnets: Iterable[str]) -> None:
+    """Put a lab on the list, with the first of `subnets` that no other has; one that is on it stays as it is.
+
+    Raises `LabClash` where a lab of another checkout has its name, or others have all of the subnets.
+    """
     with _locked(RUN / ".lock"):
         there = records()
-        for record in there.values():
-            if record.name == name and record.folder != str(folder):
+        if record := there.get(name):
+            if record.folder != str(folder):
                 raise LabClash(
                     f"a lab named {name} is up for {Path(record.folder).parents[2]}; take it down there, "
                     "or choose another name"
                 )
-            if record.name != name and record.subnet == subnet:
-                raise LabClash(f"lab {name} would use {subnet}, which lab {record.name} has; choose another name")
+            return
+        taken = {record.subnet for record in there.values()}
+        subnet = next((subnet for subnet in subnets if subnet not in taken), None)
+        if subnet is None:
+            raise LabClash(f"lab {name} has no addresses left; take other labs down, see: python -m lab list")
         former = next((record.kernel for record in there.values()), None) or kernel.read()
         _write(Record(name, str(folder), subnet, former))
 

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import pytest
 from lab import FAULTS, Lab, LabClash, LabError, LabHost, kernel, registry
 from lab.laboratory import ROOT
+from lab.network import numbers
 
 from babelrack.packs.pool import load_pool
 
@@ -353,6 +355,26 @@ def test_up_after_a_killed_up_gives_whole_hosts(make_lab):
         assert [host.run("systemctl is-system-running").stdout.strip() for host in hosts] == ["running"] * 3
     finally:
         lab.down()
+
+
+def test_two_names_that_lead_to_one_network_have_two_and_keep_them(make_lab):
+    first = make_lab("first")
+    number = next(numbers(first.name))
+    taken = first.network.number
+    twin = next(name for name in map("twin-{}".format, count()) if next(numbers(name)) == number)
+    second = Lab(twin)
+    try:
+        second.up(0)
+        own = second.network
+        assert own.number not in {taken, number}
+        assert own.bridge in links()
+        first.down()
+        second.up(1)
+        assert Lab(twin).network.subnet == own.subnet
+        assert second.hosts[0].address == own.address(1)
+    finally:
+        second.down()
+    assert remains(second) == []
 
 
 def test_labs_of_two_names_do_not_reach_each_other(lab, hosts, make_lab):
