@@ -281,7 +281,8 @@ class Lab:
         groups = LabGroups(hierarchies(), self.name)
         containers = groups.containers()
         groups.end()
-        self.network.remove()
+        if network := self._network_to_remove():
+            network.remove()
         _wait_for_loops(self.folder)
         leftovers = [self.folder, registry.RUN / self.name, *(CRUN / container for container in containers)]
         for folder in [*leftovers, *(self.cache / "apt").glob(f"*/{self.name}.*")]:
@@ -289,7 +290,18 @@ class Lab:
                 shutil.rmtree(folder)
 
     def _remains(self) -> bool:
-        return self.folder.exists() or bool(LabGroups(hierarchies(), self.name)) or bool(self.network.remains())
+        network = self._network_to_remove()
+        return (
+            self.folder.exists()
+            or bool(LabGroups(hierarchies(), self.name))
+            or bool(network is not None and network.remains())
+        )
+
+    def _network_to_remove(self) -> Network | None:
+        """The lab's network; None where it is another lab's by now, because this one never had it or has it no more."""
+        network = self.network
+        others = {record.subnet for record in registry.records().values() if record.name != self.name}
+        return None if network.subnet in others else network
 
     def _known(self, name: str, hosts: dict[str, HostState] | None = None) -> HostState:
         self.host(name)

@@ -368,6 +368,12 @@ def test_two_names_that_lead_to_one_network_have_two_and_keep_them(make_lab):
         own = second.network
         assert own.number not in {taken, number}
         assert own.bridge in links()
+        # One that was never up takes nothing from who has the network that its name leads to.
+        other = next(name for name in map("other-{}".format, count()) if next(numbers(name)) == own.number)
+        Lab(other).down()
+        Lab(other).folder.mkdir()
+        Lab(other).down()
+        assert own.bridge in links()
         first.down()
         second.up(1)
         assert Lab(twin).network.subnet == own.subnet
