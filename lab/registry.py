@@ -84,9 +84,7 @@ def leave(name: str) -> None:
     with _locked(RUN / ".lock"):
         there = records()
         record = there.pop(name, None)
-        if record is None:
-            return
-        if not there:
+        if record is not None and not there:
             kernel.restore(record.kernel)
         for file in (f"{name}.json", f"{name}.lock"):
             (RUN / file).unlink(missing_ok=True)

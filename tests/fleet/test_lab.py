@@ -357,6 +357,14 @@ def test_up_after_a_killed_up_gives_whole_hosts(make_lab):
         lab.down()
 
 
+def test_a_login_some_time_after_the_last_one_does_not_wait(hosts):
+    for host in hosts:
+        host.run("true", check=True)
+    time.sleep(12)  # by then a user's systemd would be stopping
+    for host in hosts:
+        assert host.run("true", timeout=10).returncode == 0
+
+
 def test_two_names_that_lead_to_one_network_have_two_and_keep_them(make_lab):
     first = make_lab("first")
     number = next(numbers(first.name))
