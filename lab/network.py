@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 ALL_LABS = "10.89.0.0/16"
 FIRST = 10
 FAMILIES = ("ip", "bridge")
-
-
 _NETWORKS = 254
 
 
