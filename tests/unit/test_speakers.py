@@ -225,7 +225,7 @@ def test_a_session_that_goes_on_elsewhere_knows_the_speakers_of_before(diarizer,
     first, samples = Session(diarizer), clip(file).samples()
     for _ in utterances(first, voice, turns, samples):
         pass
-    told = Voices.model_validate_json(packed(first, diarizer).model_dump_json())
+    told = Voices.model_validate_json(packed(first).model_dump_json())
     second = Session(diarizer, known=unpacked(told, diarizer))
     # From the last speaker's turn on: alone it would be speaker 0.
     last = max(index for index, turn in enumerate(turns) if numbers[turn.speaker])
@@ -257,7 +257,7 @@ def test_voices_of_another_model_or_damaged_ones_are_not_taken(diarizer):
 
 
 def test_nobody_is_told_of_before_somebody_was_heard(diarizer):
-    assert packed(Session(diarizer), diarizer) is None
+    assert packed(Session(diarizer)) is None
 
 
 def test_two_speakers_in_one_utterance_are_parted(diarizer, voice):

@@ -128,7 +128,6 @@ class Stream:
         self._send = send
         self._probability = SpeechProbability(loaded.voice)
         diarizer = loaded.diarizer if request.diarize and request.words else None
-        self._diarizer = diarizer
         self._speakers = Speakers(diarizer, known=unpacked(request.voices, diarizer)) if diarizer else None
         self._endpointer = Endpointer(
             endpointing=request.endpointing, eou_timeout_ms=request.eou_timeout_ms, bounded=request.bounded
@@ -357,7 +356,7 @@ class Stream:
                     checkpoint=utterance.checkpoint,
                     confidence=round(utterance.confidence, 4),
                     cause=cause,
-                    voices=packed(self._speakers, self._diarizer) if self._speakers and self._diarizer else None,
+                    voices=packed(self._speakers) if self._speakers else None,
                 )
             )
             self._number += 1

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from babelrack.speakers import Diarizer, Session
 
 
-def packed(session: Session, diarizer: Diarizer) -> Voices | None:
+def packed(session: Session) -> Voices | None:
     """Whom `session` knows; None when there is nobody yet, or when they are too large to be told."""
     known = session.voices
     means = base64.b64encode(known.means.astype("<f2").tobytes()).decode()
     if not len(known.counts) or len(means) > MOST_VOICE_BYTES:
         return None
-    return Voices(model=diarizer.model, means=means, counts=tuple(known.counts.tolist()))
+    return Voices(model=session.diarizer.model, means=means, counts=tuple(known.counts.tolist()))
 
 
 def unpacked(voices: Voices | None, diarizer: Diarizer) -> speakers.Voices | None:

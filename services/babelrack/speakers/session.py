@@ -58,7 +58,7 @@ class Session:
     def __init__(
         self, diarizer: Diarizer, policy: ClusteringPolicy | None = None, *, known: Voices | None = None
     ) -> None:
-        self._diarizer = diarizer
+        self.diarizer = diarizer
         self._policy = policy or ClusteringPolicy()
         self._segmenter = Segmenter(diarizer.encoder.window_samples)
         self._heard: deque[Heard] = deque()
@@ -102,7 +102,7 @@ class Session:
         numbers = sorted(self._learn(embeddings, seconds))
         likely = probabilities(embeddings, _unit(self._sums[numbers]), self._policy)
         middles = np.array([middle for each in heard for middle in each.middles])
-        half = self._diarizer.encoder.window_samples / SAMPLE_RATE / 2
+        half = self.diarizer.encoder.window_samples / SAMPLE_RATE / 2
         labels = []
         for start, end in spans:
             weight = np.maximum(1e-3, 1.0 - np.abs((start + end) / 2 - middles) / half)
@@ -113,11 +113,11 @@ class Session:
         return labels
 
     def _keep(self, segments: list[Segment]) -> None:
-        window = self._diarizer.encoder.window_samples
+        window = self.diarizer.encoder.window_samples
         for segment in segments:
             length = min(window, (segment.last - segment.first) * FRAME_SAMPLES)
             middles = [(place + length / 2) / SAMPLE_RATE for place, _ in segment.windows]
-            embeddings = self._diarizer.embed(np.stack([each for _, each in segment.windows]), live=True)
+            embeddings = self.diarizer.embed(np.stack([each for _, each in segment.windows]), live=True)
             self._heard.append(Heard(segment.first * FRAME_SAMPLES, middles, length / SAMPLE_RATE, embeddings))
 
     def _learn(self, embeddings: NDArray[np.float32], seconds: NDArray[np.float64]) -> set[int]:
