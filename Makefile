@@ -12,7 +12,6 @@ export OMP_WAIT_POLICY := PASSIVE
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
 FLEET_WORKERS ?= 3
-SITE := tests/fleet/test_site.py
 ARGS ?=
 
 .PHONY: help
@@ -45,12 +44,12 @@ hosts: setup
 	python -m lab image >/dev/null || (($$? == 69))
 
 .PHONY: fleet
-fleet: hosts ## Fleet tests: Terraform, claims, the CLI and every role on lab hosts
-	@python -m pytest tests/fleet --ignore $(SITE) --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+fleet: hosts ## Fleet tests on lab hosts: a whole site's life with faults, every role, Terraform, claims, the CLI
+	@python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 .PHONY: site
-site: hosts ## A whole site's life on lab hosts: rolls, faults and live sessions under load; half an hour
-	@python -m pytest $(SITE) $(ARGS)
+site: hosts ## The site's part of the fleet tests alone, half an hour (ARGS="--figures docs/reliability.md")
+	@python -m pytest tests/fleet/test_site.py $(ARGS)
 
 .PHONY: lint
 lint: setup ## ruff, mypy, yamllint, ansible-lint

@@ -17,6 +17,8 @@ from traffic import PAUSE_S, Sessions, Traffic
 
 HOSTS = 5
 SHARED, GATEWAY = "host-1", "host-2"
+# The gateway runs no release, and so may have another Python than this checkout's, whose release the others run.
+SUITES = ("bookworm", "trixie", "bookworm", "bookworm", "bookworm")
 # So short that a test can wait for its end; western_sea has the day that is usual.
 INDIC_GRACE_S = 60
 PORTS = {"api": 7100, "model": 2233, "metrics": 9090}
@@ -33,7 +35,7 @@ class LabSite:
 
     def make(self):
         """From nothing to two packs that serve; what is there already is kept."""
-        self.lab.up(HOSTS)
+        self.lab.up(HOSTS, SUITES)
         for name in ("dist", "checkpoints"):
             (self.project.folder / name).mkdir(parents=True, exist_ok=True)
         self.project.make()
