@@ -40,9 +40,8 @@ service: setup ## Service tests: real processes, audio and checkpoint
 # What tests on hosts need; where hosts can't be made (69) they are skipped, with the reason.
 .PHONY: hosts
 hosts: setup
-	@babelrack release build >/dev/null & building=$$!
+	@babelrack release build >/dev/null
 	python -m lab image >/dev/null || (($$? == 69))
-	wait $$building
 
 .PHONY: fleet
 fleet: hosts ## Fleet tests on lab hosts: a whole site's life with faults, every role, Terraform, claims, the CLI

@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 import speech
 from traffic import PAUSE_S, Sessions, Traffic
 
-HOSTS = 5
 SHARED, GATEWAY = "host-1", "host-2"
 # The gateway runs no release, and so may have another Python than this checkout's, whose release the others run.
 SUITES = ("bookworm", "trixie", "bookworm", "bookworm", "bookworm")
+HOSTS = len(SUITES)
 # So short that a test can wait for its end; western_sea has the day that is usual.
 INDIC_GRACE_S = 60
 PORTS = {"api": 7100, "model": 2233, "metrics": 9090}

@@ -109,7 +109,7 @@ class Traffic:
         """How many were answered, refused and lost."""
         return Counter(answer.kind for answer in self.since(when))
 
-    def wait(self, number, when=None, seconds=300.0):
+    def wait(self, number, when=None, seconds=60.0):
         """Wait until so many requests more, sent from now or then on, were answered."""
         when = time.time() if when is None else when
         until = time.monotonic() + seconds
