@@ -31,7 +31,7 @@ test: lint unit service fleet ## lint, unit, service and fleet, as CI runs them
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
-	@python -m pytest tests/unit --numprocesses $(WORKERS) $(ARGS)
+	@python -m pytest tests/unit --numprocesses $(WORKERS) --dist worksteal $(ARGS)
 
 .PHONY: service
 service: setup ## Service tests: real processes, audio and checkpoint
