@@ -35,7 +35,7 @@ unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
 
 .PHONY: service
 service: setup ## Service tests: real processes, audio and checkpoint
-	@python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What tests on hosts need; where hosts can't be made (69) they are skipped, with the reason.
 .PHONY: hosts

@@ -1,6 +1,7 @@
 """What tests of all rooms share."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,20 @@ sys.path.insert(0, str(ROOT / "tests"))
 # Several processes of torch share few cores: threads that spin while they wait would cost the others a third.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others.
+LONGEST = (
+    "test_site.py", "test_molecule.py",
+    "test_rack_faults.py", "test_up_rack.py", "test_live.py", "test_api_faults.py", "test_model_server.py",
+    "test_demo.py", "test_api_jobs.py", "test_license_usage.py", "test_examples.py", "test_live_replicas.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files by `LONGEST`, and leave the order within a file."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
