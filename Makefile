@@ -12,6 +12,7 @@ export OMP_WAIT_POLICY := PASSIVE
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
 FLEET_WORKERS ?= 3
+BY_FILE := --dist loadscope --no-loadscope-reorder
 ARGS ?=
 
 .PHONY: help
@@ -27,7 +28,8 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint unit service fleet ## lint, unit, service and fleet, as CI runs them
+test: lint hosts ## lint, then unit, service and fleet beside each other, as CI runs them
+	@python -m pytest tests --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
@@ -35,7 +37,7 @@ unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)
 
 .PHONY: service
 service: setup ## Service tests: real processes, audio and checkpoint
-	@python -m pytest tests/service --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@python -m pytest tests/service --numprocesses $(WORKERS) $(BY_FILE) $(ARGS)
 
 # What tests on hosts need; where hosts can't be made (69) they are skipped, with the reason.
 .PHONY: hosts
@@ -45,7 +47,7 @@ hosts: setup
 
 .PHONY: fleet
 fleet: hosts ## Fleet tests on lab hosts: a whole site's life with faults, every role, Terraform, claims, the CLI
-	@python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	@python -m pytest tests/fleet --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: site
 site: hosts ## The site's part of the fleet tests alone, half an hour (ARGS="--figures docs/reliability.md")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -15,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others.
+# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others: a site
+# lives for as long as half of the others take.
 LONGEST = (
     "test_site.py", "test_molecule.py",
     "test_rack_faults.py", "test_up_rack.py", "test_live.py", "test_api_faults.py", "test_model_server.py",
@@ -23,9 +26,26 @@ LONGEST = (
 )  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of a whole site are told."""
+    parser.addoption("--keep-site", action="store_true", help="leave the site of test_site.py up, and find it again")
+    parser.addoption("--figures", metavar="FILE", help="put what became of the requests into this document")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files by `LONGEST`, and leave the order within a file."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    """With `--dist loadscope`: tests of a file on one worker, as they share servers or a lab; roles apart."""
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            return nodeid if file.endswith("test_molecule.py") else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")

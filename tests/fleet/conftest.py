@@ -9,8 +9,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
@@ -19,23 +17,6 @@ from lab import Lab, LabClash, LabUnavailable  # noqa: E402
 from lab.laboratory import labs  # noqa: E402
 
 LabMaker = Callable[[str], Lab]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """What the tests of a whole site are told."""
-    parser.addoption("--keep-site", action="store_true", help="leave the site of test_site.py up, and find it again")
-    parser.addoption("--figures", metavar="FILE", help="put what became of the requests into this document")
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Tests of a file on one worker, as they share a lab; roles apart."""
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file, _, _ = nodeid.partition("::")
-            return nodeid if file.endswith("test_molecule.py") else file
-
-    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
