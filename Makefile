@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-MAKEFLAGS += --no-print-directory
+# Lint and what the tests on hosts need go beside each other.
+MAKEFLAGS += --no-print-directory --jobs=2
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 # Threads that spin while they wait cost the other processes of a small machine a third of their throughput.
