@@ -29,8 +29,9 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint hosts ## lint, then unit, service and fleet beside each other, as CI runs them
-	@python -m pytest tests --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
+test: lint hosts ## lint, service, then fleet and unit beside each other, as CI runs them
+	@python -m pytest tests/service --numprocesses $(WORKERS) $(BY_FILE) $(ARGS)
+	python -m pytest tests/fleet tests/unit --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)

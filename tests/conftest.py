@@ -17,10 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others: a site
-# lives for as long as half of the others take.
+# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others.
 LONGEST = (
-    "test_site.py", "test_molecule.py",
+    "test_site.py", "test_molecule.py", "test_terraform.py", "test_lab.py", "test_cli_fleet.py", "test_engine.py",
     "test_rack_faults.py", "test_up_rack.py", "test_live.py", "test_api_faults.py", "test_model_server.py",
     "test_demo.py", "test_api_jobs.py", "test_license_usage.py", "test_examples.py", "test_live_replicas.py",
 )  # fmt: skip
