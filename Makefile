@@ -3,8 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-# Lint and what the tests on hosts need go beside each other.
-MAKEFLAGS += --no-print-directory --jobs=2
+MAKEFLAGS += --no-print-directory
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 # Threads that spin while they wait cost the other processes of a small machine a third of their throughput.
@@ -29,8 +28,9 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: lint hosts ## lint, service, then fleet and unit beside each other, as CI runs them
-	@python -m pytest tests/service --numprocesses $(WORKERS) $(BY_FILE) $(ARGS)
+test: setup ## lint, service, then fleet and unit beside each other, as CI runs them
+	@$(MAKE) --jobs=2 lint hosts
+	$(MAKE) service
 	python -m pytest tests/fleet tests/unit --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: unit
