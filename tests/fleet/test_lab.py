@@ -1,5 +1,6 @@
 """Lab hosts are like machines in a rack, and leave nothing behind."""
 
+import contextlib
 import os
 import random
 import re
@@ -469,23 +470,21 @@ def run_lab(place: Path, *words: str, before: list[str] | None = None) -> subpro
 def remains(lab: Lab, folder: Path | None = None) -> list[str]:
     """Whatever this machine has of a lab: looked for without the lab's own eyes."""
     home = str(folder or lab.folder)
-    found = [f"group {path}" for path in Path("/sys/fs/cgroup").glob(f"**/babelrack-lab/{lab.name}")]
+    groups = (folder for folder, _, _ in os.walk("/sys/fs/cgroup"))
+    found = [f"group {folder}" for folder in groups if folder.endswith(f"/babelrack-lab/{lab.name}")]
     found += [
         f"link {link}" for link in links() if link == lab.network.bridge or link.startswith(f"{lab.network.bridge}-")
     ]
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout.splitlines()
     found += [table for table in tables if table.endswith(f"_lab_{lab.network.number}")]
-    found += [
-        f"loop {file}"
-        for file in Path("/sys/block").glob("loop*/loop/backing_file")
-        if file.read_text().startswith(home)
-    ]
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        # Other labs' come and go meanwhile, as do groups and processes.
+        with contextlib.suppress(OSError):
+            if file.read_text().startswith(home):
+                found.append(f"loop {file}")
     found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if home in line]
     for folder_of_process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder_of_process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
+        line = command(int(folder_of_process.name))
         if f"{home}/" in line or f"/run/babelrack-lab/{lab.name}/" in line:
             found.append(f"process {line}")
     found += [str(path) for path in (Path(home), Path("/run/babelrack-lab") / lab.name) if path.exists()]
@@ -506,7 +505,12 @@ def answers(host: LabHost) -> bool:
 
 
 def members(group: Path) -> list[int]:
-    return [int(pid) for file in group.glob("**/cgroup.procs") for pid in file.read_text().split()]
+    """The processes of a control group and of those inside, which come and go meanwhile."""
+    found = []
+    for folder, _, _ in os.walk(group):
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in Path(folder, "cgroup.procs").read_text().split()]
+    return found
 
 
 def command(pid: int) -> str:
