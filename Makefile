@@ -8,6 +8,8 @@ MAKEFLAGS += --no-print-directory
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 # Threads that spin while they wait cost the other processes of a small machine a third of their throughput.
 export OMP_WAIT_POLICY := PASSIVE
+# Set-up leaves byte code to the first import: without it, every process of the tests would compile all of it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 WORKERS ?= 2
 # What a fleet test waits for is often a host, not a core.
@@ -28,10 +30,10 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: setup ## lint, service, then fleet and unit beside each other, as CI runs them
+test: setup ## lint, the tests that need a quiet machine, then all others beside each other, as CI runs them
 	@$(MAKE) --jobs=2 lint hosts
-	$(MAKE) service
-	python -m pytest tests/fleet tests/unit --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
+	python -m pytest tests/service -m quiet --numprocesses $(WORKERS) $(BY_FILE) $(ARGS)
+	python -m pytest tests -m 'not quiet' --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)

@@ -67,7 +67,6 @@ class Server:
     def spawn(self) -> Server:
         environment = {
             "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_WAIT_POLICY": "PASSIVE",
             **self.environment,
         }

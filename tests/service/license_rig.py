@@ -86,7 +86,6 @@ class Proxy:
             "PATH": os.environ["PATH"],
             "PORT": str(self.port),
             "DATABASE": str(self.database),
-            "PYTHONDONTWRITEBYTECODE": "1",
             **self.environment,
         }
         if self.issuer is not None:

@@ -30,6 +30,8 @@ from license_rig import Issuer, Proxy
 
 from babelrack.keys.file import add_key
 
+pytestmark = pytest.mark.quiet
+
 if TYPE_CHECKING:
     import httpx
 
