@@ -16,9 +16,11 @@ PORTS = {"api": 7100, "model": 2233, "metrics": 9090}
 LISTED = {
     "t4": {"gpus": 1, "gpu_model": "NVIDIA T4", "gpu_memory_gib": 16, "ram_gib": 15, "disk_gib": 90},
     "l4": {"gpus": 1, "gpu_model": "NVIDIA L4", "gpu_memory_gib": 24, "ram_gib": 16, "disk_gib": 90},
+    "rtx-a5000-2": {"gpus": 2, "gpu_model": "RTX A5000", "gpu_memory_gib": 24, "ram_gib": 512, "disk_gib": 1500},
     "l40s-2": {"gpus": 2, "gpu_model": "NVIDIA L40S", "gpu_memory_gib": 48, "ram_gib": 512, "disk_gib": 1500},
     "a100-80gb-8": {"gpus": 8, "gpu_model": "A100 80GB", "gpu_memory_gib": 80, "ram_gib": 2048, "disk_gib": 1000},
     "h100-8": {"gpus": 8, "gpu_model": "H100 80GB", "gpu_memory_gib": 80, "ram_gib": 2048, "disk_gib": 2000},
+    "rtx-pro-6000": {"gpus": 1, "gpu_model": "RTX PRO 6000", "gpu_memory_gib": 96, "ram_gib": 512, "disk_gib": 1500},
 }
 
 
@@ -54,8 +56,10 @@ SIGHTS = {name: sight(name) for name in LISTED}
         (wish(memory=25), "l40s-2"),
         (wish(memory=48), "l40s-2"),
         (wish(memory=80), "a100-80gb-8"),
-        (wish(memory=81), None),
-        (wish(gpus=2), "l40s-2"),
+        (wish(memory=81), "rtx-pro-6000"),
+        (wish(memory=97), None),
+        (wish(gpus=2), "rtx-a5000-2"),
+        (wish(gpus=2, memory=25), "l40s-2"),
         (wish(gpus=3), "a100-80gb-8"),
         (wish(gpus=8, memory=80), "a100-80gb-8"),
         (wish(gpus=9), None),
@@ -63,8 +67,10 @@ SIGHTS = {name: sight(name) for name in LISTED}
         (wish(gpu_model="L40S"), "l40s-2"),
         (wish(gpu_model="H100"), "h100-8"),
         (wish(gpu_model="A100 80GB", gpus=4), "a100-80gb-8"),
+        (wish(gpu_model="RTX A5000", gpus=2, memory=24), "rtx-a5000-2"),
+        (wish(gpu_model="RTX PRO 6000", memory=96), "rtx-pro-6000"),
         (wish(gpu_model="V100"), None),
-        (wish(ram=64), "l40s-2"),
+        (wish(ram=64), "rtx-a5000-2"),
         (wish(disk=1800), "h100-8"),
         (wish(gpus=0, memory=400, ram=16), "l4"),
     ],
@@ -104,8 +110,8 @@ def test_what_a_host_has_but_its_owner_does_not_offer_is_not_taken():
 
 
 def test_nominal_sizes_are_met_by_the_machines_that_are_sold_under_them():
-    for name, nominal in {"l4": 24, "t4": 16, "l40s-2": 48, "a100-80gb-8": 80, "h100-8": 80}.items():
-        assert not list(misfits(POOL[name], wish(memory=nominal), SIGHTS[name])), name
+    for name, listed in LISTED.items():
+        assert not list(misfits(POOL[name], wish(memory=listed["gpu_memory_gib"]), SIGHTS[name])), name
     assert not list(misfits(POOL["l4"], wish(memory=24, ram=16), SIGHTS["l4"]))
 
 
@@ -119,6 +125,14 @@ def test_a_host_that_lost_a_gpu_is_passed_over_by_name():
     (why,) = misfits(POOL["h100-8"], wish(), sight("h100-8-one-lost"))
     assert why == "nvidia-smi does not show the GPU at 0000:df:00.0, which is on its PCI bus"
     assert not list(misfits(POOL["h100-8"], wish(gpus=0), sight("h100-8-one-lost")))
+
+
+def test_a_gpu_that_is_cut_into_mig_instances_is_passed_over_with_the_way_out():
+    cut = host(gpus=1, gpu_model="A100 80GB", gpu_memory_gib=80)
+    assert list(misfits(cut, wish(memory=80), sight("a100-80gb-mig"))) == [
+        "its GPU 0 is cut into MIG instances; to use it whole: nvidia-smi -i 0 -mig 0"
+    ]
+    assert not list(misfits(cut, wish(gpus=0), sight("a100-80gb-mig")))
 
 
 def test_labels_are_matched():

@@ -23,6 +23,9 @@ def facts(name):
         ("a100-80gb-8", 8, "NVIDIA A100-SXM4-80GB", 80.0),
         ("h100-8", 8, "NVIDIA H100 80GB HBM3", 79.6),
         ("rtx-3080-ti-desktop", 1, "NVIDIA GeForce RTX 3080 Ti", 12.0),
+        ("rtx-a5000-2", 2, "NVIDIA RTX A5000", 24.0),
+        ("rtx-pro-6000", 1, "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 95.6),
+        ("a100-80gb-mig", 1, "NVIDIA A100-SXM4-80GB", 80.0),
     ],
 )
 def test_gpus_are_counted_named_and_measured(name, count, model, memory_gib):
@@ -44,6 +47,11 @@ def test_before_the_driver_is_installed_the_bus_tells_count_model_and_memory():
     assert without.driver_fault is None
     same = [(gpu.index, gpu.pci_address, gpu.model, gpu.memory_gib) for gpu in with_driver.gpus]
     assert [(gpu.index, gpu.pci_address, gpu.model, gpu.memory_gib) for gpu in without.gpus] == same
+
+
+def test_a_gpu_that_is_cut_into_mig_instances_is_known():
+    assert [gpu.mig for gpu in facts("a100-80gb-mig").gpus] == [True]
+    assert {gpu.mig for name in ("a100-80gb-8", "t4") for gpu in facts(name).gpus} == {False}
 
 
 def test_an_unknown_card_without_a_driver_is_counted_but_not_guessed():
@@ -97,6 +105,8 @@ def test_an_answer_without_a_fact_is_refused(kind):
         ("h100", "NVIDIA H100 80GB HBM3", True),
         ("H100", "NVIDIA H200", False),
         ("A10", "NVIDIA A100-SXM4-80GB", False),
+        ("RTX A5000", "NVIDIA RTX A5000", True),
+        ("RTX PRO 6000", "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", True),
     ],
 )
 def test_a_model_is_matched_by_whole_words(wanted, model, fits):

@@ -140,6 +140,8 @@ def _gpus_amiss(host: PoolHost, wish: Wish, facts: Facts, holding: int | None) -
     else:
         gpus = facts.gpus[: host.gpus]
     for gpu in gpus:
+        if gpu.mig:
+            yield f"its GPU {gpu.index} is cut into MIG instances; to use it whole: nvidia-smi -i {gpu.index} -mig 0"
         if wish.gpu_model and gpu.model and not is_model(wish.gpu_model, gpu.model):
             yield f"its GPU {gpu.index} is an {gpu.model}, {wish.gpu_model} wanted"
         if gpu.memory_gib is not None and gpu.memory_gib < NOMINAL * wish.needs.gpu_memory_gib:

@@ -49,6 +49,8 @@ class Gpu:
     uuid: str | None = None
     driver: str | None = None
     """The driver's version; None: `nvidia-smi` doesn't show this GPU."""
+    mig: bool = False
+    """Cut into MIG instances: a process that is given the GPU gets one of them, with a part of its memory."""
 
 
 def on_the_bus(devices: Iterable[str]) -> tuple[Gpu, ...]:
@@ -64,14 +66,14 @@ def on_the_bus(devices: Iterable[str]) -> tuple[Gpu, ...]:
 def with_driver(gpus: tuple[Gpu, ...], rows: Iterable[str]) -> tuple[Gpu, ...]:
     """The GPUs of the bus with what `nvidia-smi` says about them.
 
-    Rows are index, name, memory.total in MiB, uuid, pci.bus_id, driver_version. A GPU that it doesn't list keeps what
-    the bus says, and one that only it lists (a container without the bus) is added.
+    Rows are index, name, memory.total in MiB, uuid, pci.bus_id, driver_version, mig.mode.current. A GPU that it doesn't
+    list keeps what the bus says, and one that only it lists (a container without the bus) is added.
     """
     known = {gpu.pci_address: gpu for gpu in gpus}
     for fields in csv.reader(rows, skipinitialspace=True):
-        if len(fields) != 6 or not fields[0].isdecimal():
+        if len(fields) != 7 or not fields[0].isdecimal():
             continue
-        index, name, memory, uuid, bus, driver = (text.strip() for text in fields)
+        index, name, memory, uuid, bus, driver, mig = (text.strip() for text in fields)
         address = _sysfs_address(bus)
         known[address] = replace(
             known.get(address, Gpu(int(index), address)),
@@ -80,6 +82,7 @@ def with_driver(gpus: tuple[Gpu, ...], rows: Iterable[str]) -> tuple[Gpu, ...]:
             memory_gib=round(int(memory) / 1024, 1) if memory.isdecimal() else None,
             uuid=uuid,
             driver=driver,
+            mig=mig == "Enabled",
         )
     return tuple(sorted(known.values(), key=lambda gpu: (gpu.index, gpu.pci_address)))
 

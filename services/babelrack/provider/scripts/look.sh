@@ -20,7 +20,7 @@ for device in /sys/bus/pci/devices/*; do
     esac
 done
 if command -v nvidia-smi >/dev/null; then
-    if rows=$(timeout 20 nvidia-smi --query-gpu=index,name,memory.total,uuid,pci.bus_id,driver_version \
+    if rows=$(timeout 20 nvidia-smi --query-gpu=index,name,memory.total,uuid,pci.bus_id,driver_version,mig.mode.current \
         --format=csv,noheader,nounits 2>&1); then
         printf '%s\n' "$rows" | sed 's/^/nvidia-smi /'
     else
