@@ -30,10 +30,9 @@ demo: setup ## Packs on lab hosts, claimed, rolled, spoken to; then everything i
 	@python -m demo
 
 .PHONY: test
-test: setup ## lint, the tests that need a quiet machine, then all others beside each other, as CI runs them
+test: setup ## lint, then all tests beside each other, as CI runs them
 	@$(MAKE) --jobs=2 lint hosts
-	python -m pytest tests/service -m quiet --numprocesses $(WORKERS) $(BY_FILE) $(ARGS)
-	python -m pytest tests -m 'not quiet' --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
+	python -m pytest tests --numprocesses $(FLEET_WORKERS) $(BY_FILE) $(ARGS)
 
 .PHONY: unit
 unit: setup ## Unit tests (ARGS="-k words" for pytest, here and below)

@@ -17,17 +17,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would what tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What takes longest comes first (xdist's --no-loadscope-reorder), so that no worker ends long after the others.
-LONGEST = (
+# What takes longest comes first (xdist's --no-loadscope-reorder): a site's life takes as long as all else together.
+FIRST = (
     "test_site.py", "test_molecule.py", "test_terraform.py", "test_lab.py", "test_cli_fleet.py", "test_engine.py",
+    "test_api_jobs.py", "test_license_usage.py",
+)  # fmt: skip
+# What has bounds that a busy machine could break comes last, when the site alone is still at it, and mostly waits.
+LAST = (
     "test_rack_faults.py", "test_up_rack.py", "test_live.py", "test_api_faults.py", "test_model_server.py",
-    "test_demo.py", "test_api_jobs.py", "test_license_usage.py", "test_examples.py", "test_live_replicas.py",
+    "test_examples.py", "test_demo.py", "test_live_replicas.py", "test_api_hostile.py", "test_stream.py",
+    "test_license_gate.py", "test_live_pack.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order files by `LONGEST`, and leave the order within a file."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    """Order files as `FIRST` and `LAST` have them, and leave the order within a file."""
+    order = {name: index - len(FIRST) for index, name in enumerate(FIRST)}
+    order |= {name: index for index, name in enumerate(LAST, 1)}
+    items.sort(key=lambda item: order.get(item.path.name, 0))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:

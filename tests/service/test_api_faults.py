@@ -30,8 +30,6 @@ from license_rig import Issuer, Proxy
 
 from babelrack.keys.file import add_key
 
-pytestmark = pytest.mark.quiet
-
 if TYPE_CHECKING:
     import httpx
 

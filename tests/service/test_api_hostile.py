@@ -19,8 +19,6 @@ import numpy as np
 import pytest
 from api_rig import PATIENCE, eventually, speech
 
-pytestmark = pytest.mark.quiet
-
 pytest_plugins = ["api_pack"]
 
 GET_TEXT = "/waves/v1/pulse/get_text"

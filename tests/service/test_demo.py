@@ -9,7 +9,7 @@ import pytest
 from babelrack.local.state import StateFolder
 from rack import PROJECT, TIMEOUT_SECONDS, Rack, speech, write_site
 
-pytestmark = [pytest.mark.quiet, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture

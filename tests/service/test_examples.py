@@ -19,8 +19,6 @@ from license_rig import PATIENCE, free_port
 from browser import CHROMIUM, Page, browser_page
 from speech import RATE, clip, encoded, recording, score, silence
 
-pytestmark = pytest.mark.quiet
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path

@@ -73,8 +73,9 @@ class ApiServer:
                 Route("/{path:path}", self._answer, methods=["GET", "POST"]),
             ]
         )
+        # Without a configuration of its own for logs, which would stay for all tests after these.
         config = uvicorn.Config(
-            app, port=self.port, log_level="critical", timeout_keep_alive=75, timeout_graceful_shutdown=1
+            app, port=self.port, log_config=None, timeout_keep_alive=75, timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)

@@ -11,8 +11,6 @@ from license_rig import PATIENCE, Issuer, Proxy, free_port, question
 
 from babelrack.licensing import GateSettings, LicenseGate
 
-pytestmark = pytest.mark.quiet
-
 
 class Wall:
     """A wall clock that somebody sets."""

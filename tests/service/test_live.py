@@ -23,8 +23,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from babelrack.audio.decode import decode_file
 from babelrack.pairing import Refusal
 
-pytestmark = pytest.mark.quiet
-
 ROOT = Path(__file__).parents[2]
 CONNECTS = 10_000
 

@@ -21,8 +21,6 @@ from websockets.asyncio.client import connect
 
 from babelrack.audio.decode import decode_file
 
-pytestmark = pytest.mark.quiet
-
 pytest_plugins = ["api_pack"]
 
 FRAME = 3_200  # a tenth of a second

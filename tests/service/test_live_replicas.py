@@ -21,8 +21,6 @@ from websockets.exceptions import InvalidStatus
 
 from babelrack.pairing import Voices
 
-pytestmark = pytest.mark.quiet
-
 
 @pytest.fixture(scope="module")
 def live_rig(tmp_path_factory):

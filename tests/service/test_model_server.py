@@ -27,8 +27,6 @@ from babelrack.pairing import (
 from rack import free_ports
 from speech import clip, recording, score
 
-pytestmark = pytest.mark.quiet
-
 START_SECONDS = 120
 FRAME = 32_000
 

@@ -13,8 +13,6 @@ import pytest
 from rack import running_rack
 from speech import clip
 
-pytestmark = pytest.mark.quiet
-
 ANSWER_SECONDS = 120
 CLIENTS = 8
 

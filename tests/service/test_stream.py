@@ -22,8 +22,6 @@ from babelrack.pairing import (
 )
 from speech import RATE, clip, normalised, recording, score, silence
 
-pytestmark = pytest.mark.quiet
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, checkpoint):

@@ -14,7 +14,7 @@ from babelrack.cli import COMMANDS
 from babelrack.keys.file import add_key
 from rack import PROJECT, Rack, babelrack, running_rack, speech, write_site
 
-pytestmark = [pytest.mark.quiet, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 SPANISH = speech(file="es-3s-b.flac")[0]
 ENGLISH = speech(file="en-3s-a.flac")[0]
