@@ -30,6 +30,12 @@ LAST = (
 )  # fmt: skip
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the tests of a whole site are told."""
+    parser.addoption("--keep-site", action="store_true", help="leave the site of test_site.py up, and find it again")
+    parser.addoption("--figures", metavar="FILE", help="put what became of the requests into this document")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order files as `FIRST` and `LAST` have them, and leave the order within a file."""
     order = {name: index - len(FIRST) for index, name in enumerate(FIRST)}

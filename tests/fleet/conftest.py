@@ -19,12 +19,6 @@ from lab.laboratory import labs  # noqa: E402
 LabMaker = Callable[[str], Lab]
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """What the tests of a whole site are told."""
-    parser.addoption("--keep-site", action="store_true", help="leave the site of test_site.py up, and find it again")
-    parser.addoption("--figures", metavar="FILE", help="put what became of the requests into this document")
-
-
 @pytest.fixture(scope="session")
 def lab_or_skip() -> Callable[[], AbstractContextManager[None]]:
     """Within it, a test is skipped where hosts can't be made, or fails there if BABELRACK_REQUIRE_LAB=1."""
